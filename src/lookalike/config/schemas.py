@@ -1,0 +1,127 @@
+"""The schema of each drop-in command, as a dataclass: names, types, defaults and meanings.
+
+This is the only place where a default is written. Public functions take theirs from here, Hydra composes
+over these classes, and `--help` prints the `help` text of each field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, TypeVar
+
+from lookalike.errors import ConfigError
+
+T = TypeVar("T")
+
+#: OmegaConf's mark for a value that the user must give.
+MISSING: Any = "???"
+
+METRICS = ("cosine", "euclidean", "manhattan")
+MODELS = ("CLIP", "SigLIP", "timm")
+#: Values of a string setting that switch it on; the drop-in contract gives these three, in any case.
+TRUE_WORDS = frozenset({"true", "1", "yes"})
+
+
+def setting(default: T, help: str) -> T:
+    """One schema field: its default and the sentence that `--help` prints for it."""
+    return field(default=default, metadata={"help": help})  # type: ignore[no-any-return, call-overload]
+
+
+@dataclass
+class ImageEmbeddingsConfig:
+    """Embed the images of a table with a pretrained encoder."""
+
+    input_parquet: str = setting(
+        MISSING,
+        "images to embed: a parquet file or folder, CSV, TSV, JSON Lines (column `filepath`), "
+        "a text file of paths, or a folder of images",
+    )
+    output_parquet: str = setting(MISSING, "where the embedding table goes; parent folders are made")
+    model: str = setting(MISSING, "CLIP, SigLIP or timm")
+    model_path: str = setting(
+        MISSING, "Hugging Face id, local snapshot folder, or (timm) a model name or a checkpoint file"
+    )
+    model_config_path: str = setting(
+        "", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else"
+    )
+    batch_size: int = setting(64, "images per forward pass")
+    architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    on_error: str = setting(
+        "quarantine", "quarantine: a bad image is set aside and the run goes on; raise: it ends the run"
+    )
+    exif: str = setting("ignore", "ignore: EXIF orientation is not applied, as in the reference; apply: it is")
+    bit_depth: str = setting(
+        "clip", "16-bit images: clip at 255, as in the reference; scale: divide by 257, so that 65535 becomes 255"
+    )
+    max_pixels: int = setting(178_956_970, "an image with more pixels than this is set aside unread")
+
+    def validate(self) -> None:
+        """Refuse what cannot be right, before any work starts."""
+        one_of("on_error", self.on_error, ("quarantine", "raise"))
+        one_of("exif", self.exif, ("ignore", "apply"))
+        one_of("bit_depth", self.bit_depth, ("clip", "scale"))
+        at_least("batch_size", self.batch_size, 1)
+        at_least("max_pixels", self.max_pixels, 1)
+
+
+@dataclass
+class NearestNeighborsConfig:
+    """Mine the pool: for every target the nearest pool images, then the unique ones among them."""
+
+    source_parquet: str = setting(MISSING, "the pool: an embedding table (or a folder of them)")
+    target_parquet: str = setting(MISSING, "the targets: an embedding table (or a folder of them)")
+    output_parquet: str = setting(MISSING, "the mined table; its pair table and mining_summary.txt go beside it")
+    topn: int = setting(5, "neighbours per target")
+    knn_metric: str = setting("euclidean", "euclidean, cosine or manhattan")
+    source_embed_column_name: str = setting("embedding", "embedding column of the pool")
+    target_embed_column_name: str = setting("embedding", "embedding column of the targets")
+    filter_by_label: str = setting(
+        "false", "true, 1 or yes: drop pairs whose labels differ (after the search; nothing refills)"
+    )
+    distance_threshold: float = setting(
+        -1.0, "keep pairs with distance <= threshold; a negative value switches this off, 0 does not"
+    )
+
+    def validate(self) -> None:
+        """Refuse what cannot be right, before any work starts."""
+        one_of("knn_metric", self.knn_metric, METRICS)
+        at_least("topn", self.topn, 1)
+        if self.distance_threshold != self.distance_threshold:
+            raise ConfigError("distance_threshold is not a number (NaN)", hint="give a number, or leave it out")
+
+    @property
+    def filters_by_label(self) -> bool:
+        """Whether `filter_by_label` holds one of the words that switch it on."""
+        return self.filter_by_label.strip().lower() in TRUE_WORDS
+
+
+class Setting(NamedTuple):
+    """One row of a schema, as `--help` and the documentation show it."""
+
+    key: str
+    type: str
+    default: object
+    help: str
+
+
+def settings_of(schema: type) -> list[Setting]:
+    """The settings of a schema class, in order."""
+    return [
+        Setting(f.name, str(f.type), f.default, f.metadata["help"])
+        for f in fields(schema)
+        if f.default is not NO_DEFAULT
+    ]
+
+
+def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not in a closed set."""
+    if value not in allowed:
+        raise ConfigError(f"{key}={value!r} is not possible", hint=f"use one of: {', '.join(allowed)}")
+
+
+def at_least(key: str, value: int, least: int) -> None:
+    """Refuse a number below its least value."""
+    if value < least:
+        raise ConfigError(f"{key}={value} is not possible", hint=f"{key} must be at least {least}")

@@ -1,0 +1,72 @@
+"""From the settings `model` and `model_path` to an encoder."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from lookalike.config.schemas import MODELS
+from lookalike.encoders.base import Encoder, LoadRequest
+from lookalike.errors import ConfigError
+
+_TAO_SUFFIXES = frozenset({".pth", ".ckpt"})
+
+
+def canonical_model(model: str) -> str:
+    """The family that `model` names; case, ``-`` and ``_`` do not matter.
+
+    Raises
+    ------
+    ConfigError
+        When no family has that name; names the nearest.
+    """
+    spelled = {_plain(name): name for name in MODELS}
+    wanted = _plain(model)
+    if wanted in spelled:
+        return spelled[wanted]
+    near = difflib.get_close_matches(wanted, spelled, n=1)
+    guess = f"did you mean {spelled[near[0]]}? " if near else ""
+    raise ConfigError(f"model={model!r} is not known", hint=f"{guess}Known: {', '.join(MODELS)}")
+
+
+def check_model(model: str, model_path: str, model_config_path: str, architecture: str) -> str:
+    """Refuse, before any work, model settings that cannot be right; return the family's name.
+
+    Raises
+    ------
+    ConfigError
+        When the family is unknown, or the settings contradict each other.
+    """
+    family = canonical_model(model)
+    path = Path(model_path)
+    if family == "timm":
+        return family
+    if architecture:
+        raise ConfigError(f"architecture is for model=timm, and model={family} was given", hint="leave it out")
+    if path.suffix.lower() in _TAO_SUFFIXES:
+        if not model_config_path:
+            raise ConfigError("model_config_path is required when model_path is a TAO checkpoint", where=model_path)
+        for needed in (path, Path(model_config_path)):
+            if not needed.is_file():
+                raise ConfigError("does not exist", where=str(needed), hint="check the path")
+        raise ConfigError(
+            "TAO checkpoints are not read by this version",
+            where=model_path,
+            hint="export the model as a Hugging Face snapshot folder and give that",
+        )
+    return family
+
+
+def load_encoder(family: str, request: LoadRequest) -> Encoder:
+    """Load the encoder of a family (as `check_model` returns it)."""
+    if family == "timm":
+        from lookalike.encoders import timm
+
+        return timm.load(request)
+    from lookalike.encoders import huggingface
+
+    return huggingface.load(family, request)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

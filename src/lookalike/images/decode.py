@@ -1,0 +1,166 @@
+"""From a path to pixels, as transformers' own reference would see them, within bounds.
+
+The rules (transformers 5, `convert_to_rgb`): the first frame; anything with transparency is composited on
+white; every other mode goes through Pillow's conversion to RGB; EXIF orientation is not applied. Grey images
+stay grey (mode ``L``) here, because resizing one plane and repeating it gives the same numbers as resizing
+three equal ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lookalike.images.outcome import ImageRejected, Reason
+
+#: What Pillow's decoders raise on damaged data. A closed list: anything else is a bug and propagates.
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
+            NotImplementedError, struct.error, zlib.error)  # fmt: skip
+#: Pillow modes with more than 8 bits a channel; its conversion to RGB clips them at 255.
+_DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How a file becomes pixels.
+
+    Attributes
+    ----------
+    exif:
+        ``ignore`` or ``apply`` the EXIF orientation.
+    bit_depth:
+        ``clip`` 16-bit values at 255 (the reference's way), or ``scale`` them to 8 bits.
+    max_pixels:
+        An image with more pixels is refused from its header, before anything is decoded.
+    """
+
+    exif: str
+    bit_depth: str
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels of one image.
+
+    Attributes
+    ----------
+    image:
+        Mode ``L`` or ``RGB``.
+    clipped:
+        Whether 16-bit values over 255 were clipped.
+    """
+
+    image: Image.Image
+    clipped: bool
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a local file or fsspec URL.
+
+    Raises
+    ------
+    ImageRejected
+        When it is missing or unreadable.
+    """
+    try:
+        if "://" in path:
+            with fsspec.open(path, "rb") as stream:
+                return bytes(stream.read())
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ImageRejected(Reason.MISSING, "no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte, a URL of an unknown kind
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageRejected(Reason.UNREADABLE, reason) from None
+
+
+def decode(data: bytes, settings: DecodeSettings) -> Decoded:
+    """Decode the bytes of one image file.
+
+    Raises
+    ------
+    ImageRejected
+        When the bytes are not an image, end early, are damaged, or hold more pixels than allowed.
+    """
+    size = len(data)
+    if not size:
+        raise ImageRejected(Reason.NOT_AN_IMAGE, "the file is empty", size)
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise ImageRejected(Reason.NOT_AN_IMAGE, "no known image format", size) from None
+    except _DAMAGED as error:
+        raise _damaged(error, size) from None
+    with image:
+        pixels = image.width * image.height
+        if pixels > settings.max_pixels:
+            detail = f"{image.width} x {image.height} is {pixels} pixels, more than {settings.max_pixels}"
+            raise ImageRejected(Reason.TOO_LARGE, detail, size)
+        try:
+            image.load()
+            if settings.exif == "apply":
+                image = ImageOps.exif_transpose(image)
+            return _to_grey_or_rgb(image, settings.bit_depth)
+        except _DAMAGED as error:
+            raise _damaged(error, size) from None
+
+
+def _to_grey_or_rgb(image: Image.Image, bit_depth: str) -> Decoded:
+    """Apply the colour rules of the module."""
+    if image.mode in _DEEP_MODES:
+        values = np.asarray(image)
+        deep = bool(values.size) and bool(values.max() > 255)
+        if deep and bit_depth == "scale":
+            # 65535 / 257 = 255: the two ends of the 16-bit range become the two ends of the 8-bit range.
+            scaled = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
+            return Decoded(Image.fromarray(scaled), clipped=False)
+        return Decoded(image.convert("RGB"), clipped=deep)
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Decoded(Image.alpha_composite(white, image).convert("RGB"), clipped=False)
+    if image.mode in ("1", "L"):
+        return Decoded(image.convert("L"), clipped=False)
+    return Decoded(image.convert("RGB"), clipped=False)
+
+
+def _damaged(error: BaseException, size: int) -> ImageRejected:
+    """Tell a file that ends early from one that is damaged otherwise."""
+    early = isinstance(error, EOFError) or "truncated" in str(error).lower()
+    return ImageRejected(Reason.TRUNCATED if early else Reason.UNREADABLE, str(error) or type(error).__name__, size)
+
+
+_bound_lock = threading.Lock()
+_bound_users = 0
+_bound_before: int | None = None
+
+
+@contextlib.contextmanager
+def own_pixel_bound() -> Iterator[None]:
+    """Take Pillow's process-wide pixel bound away while ours, given per call, is in force.
+
+    Pillow warns and raises by a module global. It is put back when the last user leaves.
+    """
+    global _bound_users, _bound_before  # noqa: PLW0603 - it mirrors a global of Pillow's
+    with _bound_lock:
+        if _bound_users == 0:
+            _bound_before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _bound_users += 1
+    try:
+        yield
+    finally:
+        with _bound_lock:
+            _bound_users -= 1
+            if _bound_users == 0:
+                Image.MAX_IMAGE_PIXELS = _bound_before

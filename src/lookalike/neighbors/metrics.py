@@ -1,0 +1,203 @@
+"""The metrics: a fast float32 score with a proven error bound, and the exact float64 distance.
+
+A *score* orders sources for one target: larger is nearer. The search finds candidates by float32 scores and
+decides among them by float64 distances. For that to be exact, each metric bounds how far its float32 score can
+be from the true one; the bounds are the standard ones for a sum of d products in any order (Higham, Accuracy
+and Stability of Numerical Algorithms, 2nd ed., section 3.1): d * u / (1 - d * u) times the sum of magnitudes,
+u being half the machine epsilon.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating]
+Float64s = npt.NDArray[np.float64]
+
+#: Squared norms outside these are computed again in float64: float32 would over- or underflow.
+_SAFE_SQUARES = (1e-25, 1e30)
+#: Magnitudes up to here can be scored in float32 without overflow, squares and sums included.
+_SAFE_MAGNITUDE = 1e15
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One block of vectors, ready for scoring.
+
+    Attributes
+    ----------
+    vectors:
+        rows x dimension, in the type that scores are computed in.
+    magnitude:
+        Per row, what the error bound of a score is proportional to.
+    offset:
+        Per row, added to a score; None where the metric has none.
+    """
+
+    vectors: Floats
+    magnitude: Float64s
+    offset: Floats | None = None
+
+
+class Metric(ABC):
+    """One metric; stateless."""
+
+    @abstractmethod
+    def prepare_targets(self, vectors: Floats) -> Prepared:
+        """Make targets ready for `scores`."""
+
+    @abstractmethod
+    def prepare_sources(self, vectors: Floats) -> Prepared:
+        """Make a block of sources ready for `scores`."""
+
+    def scores(self, targets: Prepared, sources: Prepared) -> Floats:
+        """Scores (targets x sources); larger is nearer."""
+        scores: Floats = targets.vectors @ sources.vectors.T
+        if sources.offset is not None:
+            scores += sources.offset
+        return scores
+
+    @abstractmethod
+    def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
+        """Per target, a bound on the error of its scores against these sources."""
+
+    @abstractmethod
+    def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
+        """Exact distances of pairs: row i of `targets` to row i of `sources`, in float64.
+
+        A pair's distance does not depend on the other pairs, so equal vectors have equal distances.
+        """
+
+
+class Cosine(Metric):
+    """1 - cos, from 0 to 2. A zero vector has distance 1 to everything."""
+
+    def prepare_targets(self, vectors: Floats) -> Prepared:
+        """Unit vectors in float32."""
+        return self.prepare_sources(vectors)
+
+    def prepare_sources(self, vectors: Floats) -> Prepared:
+        """Unit vectors in float32."""
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            single = vectors.astype(np.float32, copy=False)
+            squares = np.einsum("ij,ij->i", single, single)
+        extreme = ~((squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1]))
+        norms = np.sqrt(np.where(extreme, np.float32(1), squares))
+        units = single * (np.float32(1) / norms)[:, None]
+        if extreme.any():
+            wide = vectors[extreme].astype(np.float64)
+            # Scaled by the largest value first, so that squares stay within float64.
+            wide /= np.maximum(np.abs(wide).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+            length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+            units[extreme] = np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+        return Prepared(units, np.ones(len(units)))
+
+    def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
+        """Rounding of the sum (d u), of both float32 norms (d u together), of both divisions."""
+        dimension = targets.vectors.shape[1]
+        return np.full(len(targets.vectors), 2 * _sum_error(dimension + 8, np.float32))
+
+    def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
+        """See `Metric.distances`; sqrt(x * x) is exactly x, so equal vectors have distance exactly 0."""
+        # Powers of two cost no precision; they keep squares of very large or small values within float64.
+        targets, sources = _near_one(targets), _near_one(sources)
+        squares = (targets * targets).sum(axis=1) * (sources * sources).sum(axis=1)
+        cosines = np.divide(
+            (targets * sources).sum(axis=1), np.sqrt(squares), out=np.zeros(len(targets)), where=squares > 0
+        )
+        return np.clip(1.0 - cosines, 0.0, 2.0)
+
+
+class Euclidean(Metric):
+    """The L2 distance. Scored as t.s - |s|^2 / 2, which orders sources as the distance does."""
+
+    def prepare_targets(self, vectors: Floats) -> Prepared:
+        """The vectors as they are, and their norms."""
+        return self._prepare(vectors)
+
+    def prepare_sources(self, vectors: Floats) -> Prepared:
+        """The vectors as they are, their norms, and -|s|^2 / 2."""
+        prepared = self._prepare(vectors)
+        offset = -0.5 * prepared.magnitude**2
+        return Prepared(prepared.vectors, prepared.magnitude, offset.astype(prepared.vectors.dtype))
+
+    def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
+        """Rounding of the product, of the offset and of their sum; and underflow."""
+        dimension = targets.vectors.shape[1]
+        kind = np.result_type(targets.vectors, sources.vectors)
+        largest = float(sources.magnitude.max(initial=0.0))
+        size = targets.magnitude * largest + largest**2
+        return _sum_error(dimension + 4, kind) * size + (dimension + 4) * float(np.finfo(kind).tiny)
+
+    def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
+        """See `Metric.distances`; by difference, so nothing cancels and equal vectors have distance 0."""
+        difference = targets - sources
+        return np.sqrt((difference * difference).sum(axis=1))
+
+    def _prepare(self, vectors: Floats) -> Prepared:
+        vectors = _in_safe_type(vectors)
+        # A float32 norm is wrong by at most d u / 2, which the factors of the margin cover; the offset must
+        # be right to one rounding, so it is summed in float64.
+        squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+        return Prepared(vectors, np.sqrt(squares))
+
+
+class Manhattan(Metric):
+    """The L1 distance; the score is its negative."""
+
+    def prepare_targets(self, vectors: Floats) -> Prepared:
+        """The vectors as they are, and their L1 norms."""
+        return self.prepare_sources(vectors)
+
+    def prepare_sources(self, vectors: Floats) -> Prepared:
+        """The vectors as they are, and their L1 norms."""
+        vectors = _in_safe_type(vectors)
+        return Prepared(vectors, np.abs(vectors).sum(axis=1, dtype=np.float64))
+
+    def scores(self, targets: Prepared, sources: Prepared) -> Floats:
+        """Negative L1 distances, by torch's threaded kernel: NumPy would need a targets x sources x d array."""
+        import torch
+
+        kind = np.result_type(targets.vectors, sources.vectors)
+        left, right = (np.ascontiguousarray(side.vectors, kind) for side in (targets, sources))
+        scores: Floats = torch.cdist(torch.from_numpy(left), torch.from_numpy(right), p=1).numpy()
+        return np.negative(scores, out=scores)
+
+    def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
+        """Rounding of the differences and of their sum."""
+        dimension = targets.vectors.shape[1]
+        kind = np.result_type(targets.vectors, sources.vectors)
+        size = targets.magnitude + float(sources.magnitude.max(initial=0.0))
+        return _sum_error(dimension + 2, kind) * size + dimension * float(np.finfo(kind).tiny)
+
+    def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
+        """See `Metric.distances`."""
+        return np.asarray(np.abs(targets - sources).sum(axis=1))
+
+
+METRICS: dict[str, Metric] = {"cosine": Cosine(), "euclidean": Euclidean(), "manhattan": Manhattan()}
+
+
+def _sum_error(terms: int, kind: npt.DTypeLike) -> float:
+    """Relative error bound of a sum of `terms` rounded terms, in any order."""
+    unit = float(np.finfo(kind).eps) / 2
+    return terms * unit / (1 - terms * unit)
+
+
+def _in_safe_type(vectors: Floats) -> Floats:
+    """The vectors in float32, or in float64 where float32 could overflow or would lose digits."""
+    if vectors.dtype == np.float64:
+        return vectors
+    magnitude = max(float(vectors.max(initial=0.0)), -float(vectors.min(initial=0.0)))
+    return vectors if magnitude < _SAFE_MAGNITUDE else vectors.astype(np.float64)
+
+
+def _near_one(vectors: Float64s) -> Float64s:
+    """Each row times the power of two that brings its largest value near 1."""
+    _, exponents = np.frexp(np.abs(vectors).max(axis=1, initial=0.0, keepdims=True))
+    scaled: Float64s = np.ldexp(vectors, -exponents)
+    return scaled

@@ -1,0 +1,1 @@
+"""What people read: the summary and the contact sheet. Reads results, computes none."""

@@ -1,0 +1,85 @@
+"""`mining_summary.txt`, in the layout of the drop-in contract (section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class MiningCounts:
+    """The numbers of one mining run.
+
+    Attributes
+    ----------
+    targets:
+        Target rows.
+    topn:
+        Neighbours a target, after clamping to the pool.
+    label_mismatches, over_distance:
+        Pairs that each filter dropped, or None where it did not run.
+    duplicates:
+        Pairs whose source was kept for an earlier pair.
+    unique:
+        Rows of the mined table.
+    """
+
+    targets: int
+    topn: int
+    label_mismatches: int | None
+    over_distance: int | None
+    duplicates: int
+    unique: int
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that the search returned."""
+        return self.targets * self.topn
+
+    @property
+    def after_labels(self) -> int:
+        """Pairs left after the label filter."""
+        return self.pairs - (self.label_mismatches or 0)
+
+    @property
+    def candidates(self) -> int:
+        """Pairs left after both filters."""
+        return self.after_labels - (self.over_distance or 0)
+
+
+def mining_summary(
+    counts: MiningCounts, output: Path, distance_threshold: float, warnings: tuple[str, ...]
+) -> str:
+    """The text of `mining_summary.txt`.
+
+    Readers look for substrings of the two layouts that are in use, so both are served: the newer one line by
+    line, and the older one's `Label filtering:` line at the end.
+    """
+    lines = [
+        f"Target queries: {counts.targets}",
+        f"Similar items per query: {counts.topn}",
+        f"Total pairs: {counts.pairs}",
+    ]
+    if counts.label_mismatches is not None:
+        lines.append(
+            f"After label mismatch filtering: kept {counts.after_labels}/{counts.pairs} pairs, "
+            f"dropped {counts.label_mismatches} mismatches"
+        )
+    if counts.over_distance is not None:
+        lines.append(
+            f"After distance filtering: kept {counts.candidates}/{counts.after_labels} pairs, "
+            f"dropped {counts.over_distance} exceeding threshold {distance_threshold:.4f}"
+        )
+    lines += [
+        f"Total candidates: {counts.candidates}",
+        f"Duplicates removed: {counts.duplicates}",
+        f"Unique items saved: {counts.unique}",
+        f"Results saved to: {output}",
+    ]
+    lines += [f"Warning: {warning}" for warning in warnings]
+    if counts.label_mismatches is not None:
+        lines.append(
+            f"Label filtering: kept {counts.after_labels}/{counts.pairs} pairs, "
+            f"dropped {counts.label_mismatches} mismatches"
+        )
+    return "\n".join(["Summary:", *(f"  {line}" for line in lines)]) + "\n"

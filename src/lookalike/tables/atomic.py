@@ -1,0 +1,74 @@
+"""A file is either whole or absent: write beside, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lookalike.errors import TableError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well, it becomes `path`.
+
+    When the block raises, or the process dies, `path` stays as it was. Parent folders are made.
+
+    Raises
+    ------
+    TableError
+        When the folder cannot be made or written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _to_disk(temporary)
+        temporary.replace(path)
+        _to_disk(path.parent)
+    except OSError as error:
+        raise TableError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(path),
+            hint="check that the folder exists, is writable and has free space",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
+    """Refuse, before any work, an output path that cannot be written or that is one of the inputs.
+
+    Parameters
+    ----------
+    path:
+        The file that will be written.
+    inputs:
+        The files that will be read; writing over one of them would lose it.
+    """
+    if path.is_dir():
+        raise TableError("is a folder, and a file is to be written", where=str(path), hint="name a file in it")
+    for name in inputs:
+        if Path(name).exists() and path.exists() and path.samefile(name):
+            raise TableError("is an input and would be overwritten", where=str(path), hint="choose another output")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TableError(
+            f"the folder cannot be made: {error.strerror}", where=str(path.parent), hint="choose another folder"
+        ) from error
+    if not os.access(path.parent, os.W_OK):
+        raise TableError("the folder is not writable", where=str(path.parent), hint="choose another folder")
+
+
+def _to_disk(path: Path) -> None:
+    """Flush a file or a folder entry to the disk; folders cannot be opened for it on Windows."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,166 @@
+"""Image tables: rows with a `filepath` and anything else, from whatever the user has.
+
+======================================  =====================================================
+input                                   read as
+======================================  =====================================================
+``.parquet`` / ``.pq``, or a folder     parquet; a folder's files in the order of their names
+``.csv``, ``.tsv``                      comma- or tab-separated, first line holds the names
+``.jsonl``, ``.ndjson``                 one JSON object a line
+``.txt``, ``.lst``                      one path a line, empty lines and ``#`` comments left out
+a folder of images                      every image below it, in the order of their paths
+======================================  =====================================================
+
+Any of them may be an fsspec URL (``s3://...``, ``memory://...``).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from lookalike.errors import TableError
+
+#: Endings that make a file in a folder an image. A file named in a table may have any ending.
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .webp .gif .pgm .ppm .pbm .pnm .jp2 .j2k .avif".split()
+)
+_PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
+_LIST_SUFFIXES = frozenset({".txt", ".lst"})
+
+
+def read_image_table(table: Any) -> pa.Table:
+    """Read an image table; every row has a `filepath`.
+
+    Parameters
+    ----------
+    table:
+        A path or fsspec URL as in the module's table, a `pyarrow.Table`, or a `pandas.DataFrame`.
+
+    Returns
+    -------
+    pyarrow.Table
+        All columns as they were read; `filepath` as strings, without nulls.
+
+    Raises
+    ------
+    TableError
+        When nothing is there, the format is unknown, the file is damaged, `filepath` is missing, is not
+        text, or holds nulls, or no row is left.
+    """
+    if isinstance(table, pa.Table):
+        name, read = "the given table", table
+    elif hasattr(table, "to_parquet"):
+        name, read = "the given DataFrame", pa.Table.from_pandas(table, preserve_index=False)
+    else:
+        name = str(table)
+        read = _read(name)
+    return check_filepath(_without_pandas_index(read), name)
+
+
+def check_filepath(table: pa.Table, name: str) -> pa.Table:
+    """Check the `filepath` column and return the table with it as strings."""
+    if "filepath" not in table.column_names:
+        raise TableError(
+            f"has no column 'filepath'; its columns are {table.column_names}",
+            where=name,
+            hint="rename the column that holds the image paths to 'filepath'",
+        )
+    if table.num_rows == 0:
+        raise TableError("has no rows", where=name, hint="check how the table was made")
+    index = table.column_names.index("filepath")
+    column = table.column(index)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type) or column.null_count:
+        rows = [row for row, valid in enumerate(column.is_valid().to_pylist()) if not valid]
+        raise TableError(
+            f"column 'filepath' has {len(rows)} nulls, first in rows {rows[:5]} (counted from 0)",
+            where=name,
+            hint="give every row a path, or remove those rows",
+        )
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise TableError(f"column 'filepath' holds {column.type}, not text", where=name, hint="store paths as text")
+    return table.set_column(index, "filepath", column.cast(pa.string()))
+
+
+def _read(name: str) -> pa.Table:
+    """Read by what the path is: a folder, or a file of a known ending."""
+    filesystem, path = fsspec.core.url_to_fs(name)
+    if filesystem.isdir(path):
+        return _read_folder(filesystem, path, name)
+    suffix = PurePosixPath(path).suffix.lower()
+    if not filesystem.exists(path):
+        raise TableError("does not exist", where=name, hint="check the path; relative paths start where you are")
+    try:
+        if suffix in _PARQUET_SUFFIXES:
+            return pq.read_table(path, filesystem=filesystem)
+        if suffix in _DELIMITERS:
+            return _read_delimited(filesystem, path, _DELIMITERS[suffix])
+        if suffix in _JSON_SUFFIXES:
+            with filesystem.open(path, "rb") as stream:
+                return pyarrow.json.read_json(stream)
+        if suffix in _LIST_SUFFIXES:
+            return _read_list(filesystem, path)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeDecodeError, OSError) as error:
+        raise TableError(f"cannot be read: {error}", where=name, hint="check that the file is whole") from error
+    known = sorted({*_PARQUET_SUFFIXES, *_DELIMITERS, *_JSON_SUFFIXES, *_LIST_SUFFIXES})
+    raise TableError(f"unknown kind of table {suffix!r}", where=name, hint=f"use one of {known} or a folder")
+
+
+def _read_delimited(filesystem: Any, path: str, delimiter: str) -> pa.Table:
+    """Read CSV or TSV; `filepath` stays text even where it looks like a number."""
+    convert = pyarrow.csv.ConvertOptions(column_types={"filepath": pa.string()}, strings_can_be_null=False)
+    with filesystem.open(path, "rb") as stream:
+        return pyarrow.csv.read_csv(
+            stream, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter), convert_options=convert
+        )
+
+
+def _read_list(filesystem: Any, path: str) -> pa.Table:
+    """Read a text file of paths."""
+    with filesystem.open(path, "rt", encoding="utf-8-sig") as stream:
+        lines = [line.strip() for line in stream]
+    return pa.table({"filepath": pa.array([line for line in lines if line and line[0] != "#"], pa.string())})
+
+
+def _read_folder(filesystem: Any, path: str, name: str) -> pa.Table:
+    """Read a folder: its parquet files where it has any, otherwise the images below it."""
+    files = sorted(found for found in filesystem.find(path) if not _hidden(found, path))
+    tables = [file for file in files if PurePosixPath(file).suffix.lower() in _PARQUET_SUFFIXES]
+    if tables:
+        try:
+            parts = [pq.read_table(file, filesystem=filesystem) for file in tables]
+            return pa.concat_tables(parts, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+            raise TableError(
+                f"its {len(tables)} parquet files cannot be read as one table: {error}",
+                where=name,
+                hint="give the files the same columns, or name one file",
+            ) from error
+    images = [file for file in files if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise TableError("the folder holds no parquet file and no image", where=name, hint="name another folder")
+    local = "file" in filesystem.protocol if isinstance(filesystem.protocol, tuple) else filesystem.protocol == "file"
+    paths = images if local else [filesystem.unstrip_protocol(file) for file in images]
+    return pa.table({"filepath": pa.array(paths, pa.string())})
+
+
+def _hidden(file: str, folder: str) -> bool:
+    """Whether a file, or a folder on the way to it, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in PurePosixPath(file).relative_to(folder).parts)
+
+
+def _without_pandas_index(table: pa.Table) -> pa.Table:
+    """Drop pandas' unnamed index columns and its metadata: both describe rows that are about to change."""
+    unnamed = [column for column in table.column_names if re.fullmatch(r"__index_level_\d+__", column)]
+    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != b"pandas"}
+    return table.drop_columns(unnamed).replace_schema_metadata(metadata or None)

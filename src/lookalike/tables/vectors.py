@@ -1,0 +1,91 @@
+"""Between a parquet column of lists and a matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lookalike.errors import VectorError
+
+Matrix = npt.NDArray[np.floating]
+
+
+def list_array(vectors: npt.NDArray[np.float32]) -> pa.ListArray:
+    """A matrix (rows x dimension, float32) as an Arrow list column, without a copy of the values."""
+    rows, dimension = vectors.shape
+    offsets = np.arange(0, (rows + 1) * dimension, dimension, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(vectors).reshape(-1)))
+
+
+def is_vector_type(kind: pa.DataType) -> bool:
+    """Whether a column type is a list of numbers."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+
+
+class MatrixBuilder:
+    """Fill one matrix from the chunks of an embedding column, checking every vector on the way.
+
+    The matrix is allocated once, so that peak memory is the matrix and one chunk.
+
+    Parameters
+    ----------
+    rows:
+        Number of rows to come.
+    where:
+        File and column, for messages.
+    """
+
+    def __init__(self, rows: int, where: str) -> None:
+        self.rows = rows
+        self.where = where
+        self.filled = 0
+        self.matrix: Matrix | None = None
+
+    def add(self, chunk: pa.Array) -> None:
+        """Append one Arrow list array.
+
+        Raises
+        ------
+        VectorError
+            When a vector is null, empty, of another length than those before it, or not finite. The message
+            names the first such rows, counted from 0 over the whole table.
+        """
+        if isinstance(chunk, pa.FixedSizeListArray):
+            lengths = np.full(len(chunk), chunk.type.list_size)
+        else:
+            lengths = np.diff(chunk.offsets.to_numpy())
+        # Arrow may give a null row of a fixed-size list any values: the null mask decides.
+        self._refuse(~chunk.is_valid().to_numpy(zero_copy_only=False), "null vectors", "re-embed those rows")
+        self._refuse(lengths == 0, "empty vectors", "re-embed those rows")
+        if not len(chunk):
+            return
+        dimension = self.matrix.shape[1] if self.matrix is not None else int(lengths[0])
+        self._refuse(
+            lengths != dimension,
+            f"vectors that are not {dimension}-dimensional as the first row is",
+            "embed all rows with one encoder",
+        )
+        values = chunk.flatten()
+        if values.null_count:
+            missing = ~values.is_valid().to_numpy(zero_copy_only=False).reshape(-1, dimension).all(axis=1)
+            self._refuse(missing, "vectors with null values", "re-embed those rows")
+        block = values.to_numpy(zero_copy_only=False).reshape(-1, dimension)
+        self._refuse(~np.isfinite(block).all(axis=1), "vectors with NaN or infinity", "re-embed those rows")
+        if self.matrix is None:
+            # float64 tables keep their precision: the search is exact in what the table says.
+            dtype = np.float64 if block.dtype.itemsize > 4 else np.float32
+            self.matrix = np.empty((self.rows, dimension), dtype)
+        self.matrix[self.filled : self.filled + len(block)] = block
+        self.filled += len(block)
+
+    def _refuse(self, bad: npt.NDArray[np.bool_], what: str, hint: str) -> None:
+        rows = np.flatnonzero(bad)
+        if rows.size:
+            first = (rows[:5] + self.filled).tolist()
+            raise VectorError(
+                f"{what}, {rows.size} in this part of the table; first rows (from 0): {first}",
+                where=self.where,
+                hint=hint,
+            )
