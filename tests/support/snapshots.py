@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 VOCABULARY = {"vocab_size": 100, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 
 

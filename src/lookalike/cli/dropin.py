@@ -44,7 +44,9 @@ def _image_embeddings(config: ImageEmbeddingsConfig) -> None:
     print(f"Embeddings saved to: {result.path}")
     print(f"Rows: {result.rows}")
     print(f"Columns: {list(result.columns)}")
-    print(f"Encoder: {result.identity.model.family} {config.model_path}, fingerprint {result.identity.fingerprint[:12]}")
+    print(
+        f"Encoder: {result.identity.model.family} {config.model_path}, fingerprint {result.identity.fingerprint[:12]}"
+    )
     print(f"Time: {result.seconds:.1f} s, {rate:.1f} images/s")
     print(f"Images set aside: {len(result.quarantined)}")
     if result.quarantine_path:
@@ -92,10 +94,7 @@ def _dispatch(category: str, actions: dict[str, Action], arguments: list[str]) -
 
 
 def _parse(category: str, name: str, arguments: list[str]) -> Any:
-    """Split a command line into the spec file, the overrides, and Hydra's own flags.
-
-    Hydra wants its flags before the overrides; here they may come in any order.
-    """
+    """Split a command line into the spec file, the overrides, and Hydra's own flags, in any order."""
     from lookalike.config.compose import CommandLine
 
     parser = argparse.ArgumentParser(prog=f"{category} {name}", add_help=False, allow_abbrev=False)

@@ -89,7 +89,8 @@ def run(schema: type[Schema], line: CommandLine, task: Callable[[Any], None]) ->
         except BaseException as error:  # noqa: BLE001 - raised again below
             failures.append(error)
 
-    with _hydra_process([schema.__name__, *line.flags, *_QUIET, *overrides]):
+    # Flags come last: a bare `--info` would take the word after it for its value.
+    with _hydra_process([schema.__name__, *_QUIET, *overrides, *line.flags]):
         try:
             hydra_main(version_base="1.3", config_path=None, config_name=schema.__name__)(composed)()
         except (HydraException, OmegaConfBaseException) as error:
@@ -169,7 +170,7 @@ def _known(key: str, schema: type[Schema], *, where: str) -> None:
 
 def _instance(config: DictConfig) -> Any:
     """The composed configuration as an instance of its schema class, nothing missing."""
-    for key in config:
+    for key in map(str, config):
         try:
             config[key]
         except MissingMandatoryValue as error:

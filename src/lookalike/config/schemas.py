@@ -25,7 +25,7 @@ TRUE_WORDS = frozenset({"true", "1", "yes"})
 
 def setting(default: T, help: str) -> T:
     """One schema field: its default and the sentence that `--help` prints for it."""
-    return field(default=default, metadata={"help": help})  # type: ignore[no-any-return, call-overload]
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -42,9 +42,7 @@ class ImageEmbeddingsConfig:
     model_path: str = setting(
         MISSING, "Hugging Face id, local snapshot folder, or (timm) a model name or a checkpoint file"
     )
-    model_config_path: str = setting(
-        "", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else"
-    )
+    model_config_path: str = setting("", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else")
     batch_size: int = setting(64, "images per forward pass")
     architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
@@ -53,7 +51,8 @@ class ImageEmbeddingsConfig:
     )
     exif: str = setting("ignore", "ignore: EXIF orientation is not applied, as in the reference; apply: it is")
     bit_depth: str = setting(
-        "clip", "16-bit images: clip at 255, as in the reference; scale: divide by 257, so that 65535 becomes 255"
+        "clip",
+        "16-bit images: clip at 255, as in the reference; scale: divide by 257, so that 65535 becomes 255",
     )
     max_pixels: int = setting(178_956_970, "an image with more pixels than this is set aside unread")
 

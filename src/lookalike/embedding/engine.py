@@ -99,7 +99,10 @@ def embed(
 
 
 def _forward(
-    batch: list[tuple[int, npt.NDArray[np.float32]]], filepaths: Sequence[str], encoder: Encoder, outcomes: Outcomes
+    batch: list[tuple[int, npt.NDArray[np.float32]]],
+    filepaths: Sequence[str],
+    encoder: Encoder,
+    outcomes: Outcomes,
 ) -> Batch:
     """Run the model over one batch and set vectors that are not finite aside."""
     rows = np.array([row for row, _ in batch], np.int64)

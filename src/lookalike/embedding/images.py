@@ -153,9 +153,7 @@ def _embed_table(
     warnings = tuple(_warnings(outcomes))
     for warning in warnings:
         log.warning(warning)
-    return EmbeddingResult(
-        output, columns, rows, quarantined, quarantine_path, encoder.identity, seconds, warnings
-    )
+    return EmbeddingResult(output, columns, rows, quarantined, quarantine_path, encoder.identity, seconds, warnings)
 
 
 def _watched(

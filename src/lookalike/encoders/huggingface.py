@@ -7,7 +7,8 @@ architecture and load as SigLIP.
 
 from __future__ import annotations
 
-import logging
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,6 @@ from lookalike.encoders.base import LoadRequest, TorchEncoder, choose_device, we
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
 from lookalike.errors import EncoderError
 from lookalike.images.preprocess import Preprocessing
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,12 @@ class Family:
 
 FAMILIES = {
     "CLIP": Family(
-        frozenset({"clip", "clip_vision_model"}), "CLIPVisionModelWithProjection", "image_embeds", "class_token"
+        frozenset({"clip", "clip_vision_model"}),
+        "CLIPVisionModelWithProjection",
+        "image_embeds",
+        "class_token",
     ),
-    "SigLIP": Family(
-        frozenset({"siglip", "siglip_vision_model"}), "SiglipVisionModel", "pooler_output", "attention"
-    ),
+    "SigLIP": Family(frozenset({"siglip", "siglip_vision_model"}), "SiglipVisionModel", "pooler_output", "attention"),
 }
 
 
@@ -67,6 +67,11 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     EncoderError
         When the model cannot be found or read, is of another family, or lacks weights.
     """
+    with _quiet_transformers():
+        return _load(family_name, request)
+
+
+def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
     import torch
     import transformers
 
@@ -158,6 +163,22 @@ def _read_config(model_path: str) -> Any:
         raise _not_loaded(model_path, "its config.json", error) from error
 
 
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers from reporting, on every load, the text tower that is left out on purpose."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
 def _vision_config(config: Any) -> Any:
     """The vision tower's part of a configuration that has two towers, or the whole of one that has not."""
     vision = getattr(config, "vision_config", config)
@@ -173,19 +194,13 @@ def _read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
     transformers fills missing weights with random numbers and only logs it; that is refused here.
     """
     import torch
-    from transformers.utils import logging as transformers_logging
 
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # the text tower's weights are left out on purpose
-    transformers_logging.disable_progress_bar()
     try:
         module, report = vision_class.from_pretrained(
             model_path, config=config, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _not_loaded(model_path, "its weights", error) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     missing = sorted({*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))})
     if missing:
         raise EncoderError(

@@ -101,7 +101,9 @@ class EncoderIdentity:
                     hint="update lookalike, or embed the table again",
                 )
             identity = cls(
-                ModelIdentity(**content["model"]), Numerics(**content["numerics"]), Origin(**content["origin"])
+                ModelIdentity(**content["model"]),
+                Numerics(**content["numerics"]),
+                Origin(**content["origin"]),
             )
             recorded = content["fingerprint"]
         except (ValueError, KeyError, TypeError) as error:

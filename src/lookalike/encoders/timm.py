@@ -113,7 +113,9 @@ def _create(request: LoadRequest) -> Any:
     elif not timm.is_model(name) and ":" not in name:
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
         raise EncoderError(
-            "neither a folder nor a timm model", where=name, hint=f"timm has {near}" if near else "check the name"
+            "neither a folder nor a timm model",
+            where=name,
+            hint=f"timm has {near}" if near else "check the name",
         )
     try:
         return timm.create_model(name, pretrained=True, num_classes=0)

@@ -97,20 +97,19 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded:
     if not size:
         raise ImageRejected(Reason.NOT_AN_IMAGE, "the file is empty", size)
     try:
-        image = Image.open(io.BytesIO(data))
+        opened = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise ImageRejected(Reason.NOT_AN_IMAGE, "no known image format", size) from None
     except _DAMAGED as error:
         raise _damaged(error, size) from None
-    with image:
-        pixels = image.width * image.height
+    with opened:
+        pixels = opened.width * opened.height
         if pixels > settings.max_pixels:
-            detail = f"{image.width} x {image.height} is {pixels} pixels, more than {settings.max_pixels}"
+            detail = f"{opened.width} x {opened.height} is {pixels} pixels, more than {settings.max_pixels}"
             raise ImageRejected(Reason.TOO_LARGE, detail, size)
         try:
-            image.load()
-            if settings.exif == "apply":
-                image = ImageOps.exif_transpose(image)
+            opened.load()
+            image: Image.Image = ImageOps.exif_transpose(opened) if settings.exif == "apply" else opened
             return _to_grey_or_rgb(image, settings.bit_depth)
         except _DAMAGED as error:
             raise _damaged(error, size) from None

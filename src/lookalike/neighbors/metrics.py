@@ -109,7 +109,8 @@ class Cosine(Metric):
         cosines = np.divide(
             (targets * sources).sum(axis=1), np.sqrt(squares), out=np.zeros(len(targets)), where=squares > 0
         )
-        return np.clip(1.0 - cosines, 0.0, 2.0)
+        distances: Float64s = np.clip(1.0 - cosines, 0.0, 2.0)
+        return distances
 
 
 class Euclidean(Metric):
@@ -131,12 +132,14 @@ class Euclidean(Metric):
         kind = np.result_type(targets.vectors, sources.vectors)
         largest = float(sources.magnitude.max(initial=0.0))
         size = targets.magnitude * largest + largest**2
-        return _sum_error(dimension + 4, kind) * size + (dimension + 4) * float(np.finfo(kind).tiny)
+        bound: Float64s = _sum_error(dimension + 4, kind) * size + (dimension + 4) * float(np.finfo(kind).tiny)
+        return bound
 
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
         """See `Metric.distances`; by difference, so nothing cancels and equal vectors have distance 0."""
         difference = targets - sources
-        return np.sqrt((difference * difference).sum(axis=1))
+        distances: Float64s = np.sqrt((difference * difference).sum(axis=1))
+        return distances
 
     def _prepare(self, vectors: Floats) -> Prepared:
         vectors = _in_safe_type(vectors)
@@ -172,11 +175,13 @@ class Manhattan(Metric):
         dimension = targets.vectors.shape[1]
         kind = np.result_type(targets.vectors, sources.vectors)
         size = targets.magnitude + float(sources.magnitude.max(initial=0.0))
-        return _sum_error(dimension + 2, kind) * size + dimension * float(np.finfo(kind).tiny)
+        bound: Float64s = _sum_error(dimension + 2, kind) * size + dimension * float(np.finfo(kind).tiny)
+        return bound
 
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
         """See `Metric.distances`."""
-        return np.asarray(np.abs(targets - sources).sum(axis=1))
+        distances: Float64s = np.abs(targets - sources).sum(axis=1)
+        return distances
 
 
 METRICS: dict[str, Metric] = {"cosine": Cosine(), "euclidean": Euclidean(), "manhattan": Manhattan()}

@@ -167,9 +167,7 @@ class _TargetBlock:
         self.candidates.append(_Candidates(targets[keep], columns[keep] + first_row, upper[keep]))
         self.candidate_count += int(keep.sum())
 
-    def decide(
-        self, measure: Metric, target: Floats, source: Floats
-    ) -> tuple[npt.NDArray[np.float64], Rows]:
+    def decide(self, measure: Metric, target: Floats, source: Floats) -> tuple[npt.NDArray[np.float64], Rows]:
         """Measure the candidates in float64 and keep the k best of each target.
 
         Returns
@@ -215,7 +213,7 @@ def _checked(vectors: Floats, side: str) -> Floats:
 def _group_maxima(scores: Floats) -> Floats:
     """The maximum of each group of columns; the last group may be shorter."""
     whole = scores.shape[1] // _GROUP
-    maxima = scores[:, : whole * _GROUP].reshape(len(scores), whole, _GROUP).max(axis=2)
+    maxima: Floats = scores[:, : whole * _GROUP].reshape(len(scores), whole, _GROUP).max(axis=2)
     if scores.shape[1] > whole * _GROUP:
         maxima = np.hstack([maxima, scores[:, whole * _GROUP :].max(axis=1, keepdims=True)])
     return maxima
@@ -231,7 +229,9 @@ def _members(scores: Floats, maxima: Floats, threshold: Floats) -> tuple[Rows, R
     return targets[hit], columns[hit, position]
 
 
-def _merge_best(best: npt.NDArray[np.float64], targets: Rows, lowers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _merge_best(
+    best: npt.NDArray[np.float64], targets: Rows, lowers: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """The k largest of each row's values and of the new ones that belong to it."""
     k = best.shape[1]
     order = np.lexsort((-lowers, targets))

@@ -47,9 +47,7 @@ class MiningCounts:
         return self.after_labels - (self.over_distance or 0)
 
 
-def mining_summary(
-    counts: MiningCounts, output: Path, distance_threshold: float, warnings: tuple[str, ...]
-) -> str:
+def mining_summary(counts: MiningCounts, output: Path, distance_threshold: float, warnings: tuple[str, ...]) -> str:
     """The text of `mining_summary.txt`.
 
     Readers look for substrings of the two layouts that are in use, so both are served: the newer one line by

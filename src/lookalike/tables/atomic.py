@@ -57,7 +57,9 @@ def check_output(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TableError(
-            f"the folder cannot be made: {error.strerror}", where=str(path.parent), hint="choose another folder"
+            f"the folder cannot be made: {error.strerror}",
+            where=str(path.parent),
+            hint="choose another folder",
         ) from error
     if not os.access(path.parent, os.W_OK):
         raise TableError("the folder is not writable", where=str(path.parent), hint="choose another folder")

@@ -29,7 +29,26 @@ from lookalike.errors import TableError
 
 #: Endings that make a file in a folder an image. A file named in a table may have any ending.
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .tif .tiff .webp .gif .pgm .ppm .pbm .pnm .jp2 .j2k .avif".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+        ".pgm",
+        ".ppm",
+        ".pbm",
+        ".pnm",
+        ".jp2",
+        ".j2k",
+        ".avif",
+    ]
 )
 _PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -21,7 +21,7 @@ def list_array(vectors: npt.NDArray[np.float32]) -> pa.ListArray:
 def is_vector_type(kind: pa.DataType) -> bool:
     """Whether a column type is a list of numbers."""
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+    return bool(is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
 
 
 class MatrixBuilder:

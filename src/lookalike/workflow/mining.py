@@ -102,7 +102,8 @@ def mine(
     check_embedding_table(settings.source_parquet, source_embed_column_name)
     target = read_embedding_table(settings.target_parquet, target_embed_column_name)
     source = read_embedding_table(settings.source_parquet, source_embed_column_name)
-    warnings = [*_compare_encoders(target, source), *_setting_warnings(settings, target, source)]
+    columns = (target_embed_column_name, source_embed_column_name)
+    warnings = [*_compare_encoders(target, source, columns), *_setting_warnings(settings, target, source)]
 
     neighbors = nearest_neighbors(target.vectors, source.vectors, topn, knn_metric)
     selection, labels = _select(settings, target, source, neighbors)
@@ -110,35 +111,35 @@ def mine(
     return _write(output, settings, neighbors, selection, pairs, tuple(warnings))
 
 
-def _compare_encoders(target: EmbeddingTable, source: EmbeddingTable) -> Iterator[str]:
+def _compare_encoders(target: EmbeddingTable, source: EmbeddingTable, columns: tuple[str, str]) -> Iterator[str]:
     """Refuse tables of different encoders; yield a warning where their likeness cannot be known."""
     sides = (target, source)
-    if target.vectors.shape[1] != source.vectors.shape[1]:
-        raise VectorError(
-            f"targets have {target.vectors.shape[1]} dimensions ({target.name}), "
-            f"the pool has {source.vectors.shape[1]} ({source.name})",
-            hint="embed both with the same model and model_path",
-        )
     identities = [
         EncoderIdentity.from_json(side.identity_json, side.name) if side.identity_json else None for side in sides
     ]
     one, two = identities
-    if one is None or two is None:
+    if one is not None and two is not None:
+        model, numerics = differences(one, two)
+        if model:
+            table = side_by_side(one, two, (target.name, source.name))
+            raise EncoderMismatch(
+                f"the two tables were written by different encoders; they differ in {', '.join(model)}:\n{table}",
+                hint="run `embedding image_embeddings` again for one of them, with the other's model and model_path",
+            )
+        if numerics:
+            yield f"the two tables were computed with different {', '.join(numerics)}: distances differ by rounding"
+    else:
         unknown = [side.name for side, identity in zip(sides, identities, strict=True) if identity is None]
         yield (
             f"no encoder identity in {' and '.join(unknown)}: made elsewhere, so that both sides were written by "
             "the same encoder is not checked"
         )
-        return
-    model, numerics = differences(one, two)
-    if model:
-        table = side_by_side(one, two, (target.name, source.name))
-        raise EncoderMismatch(
-            f"the two tables were written by different encoders; they differ in {', '.join(model)}:\n{table}",
-            hint="run `embedding image_embeddings` again for one of them, with the other's model and model_path",
+    if target.vectors.shape[1] != source.vectors.shape[1]:
+        raise VectorError(
+            f"targets have {target.vectors.shape[1]} dimensions ({target.name}, column {columns[0]!r}), "
+            f"the pool has {source.vectors.shape[1]} ({source.name}, column {columns[1]!r})",
+            hint="embed both with the same model and model_path",
         )
-    if numerics:
-        yield f"the two tables were computed with different {', '.join(numerics)}: distances differ by rounding"
 
 
 def _setting_warnings(
