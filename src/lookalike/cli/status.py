@@ -55,7 +55,7 @@ def report_errors(work: Callable[[], None]) -> bool:
         print(f"Error: interrupted ({reason}); no unfinished file was left behind", file=sys.stderr)
     except SystemExit as stop:  # argparse and Hydra leave this way, with their message already printed
         return not stop.code
-    except BaseException:  # the status line must come last, whatever happened
+    except BaseException:  # noqa: BLE001 - the status line must come last, whatever happened
         traceback.print_exc()
         print("Error: this is a bug in lookalike; please report it with the lines above", file=sys.stderr)
     return False

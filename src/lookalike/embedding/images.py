@@ -110,8 +110,9 @@ def embed_images(
         When every image failed, or one did and `on_error` is ``raise``.
     """
     is_path = isinstance(input_parquet, str | Path)
+    source = str(input_parquet) if is_path else "the given table"
     settings = ImageEmbeddingsConfig(
-        str(input_parquet) if is_path else "the given table", str(output_parquet), model, model_path, model_config_path, batch_size,
+        source, str(output_parquet), model, model_path, model_config_path, batch_size,
         architecture, device, on_error, exif, bit_depth, max_pixels,
     )  # fmt: skip
     settings.validate()

@@ -44,7 +44,8 @@ def load(request: LoadRequest) -> TorchEncoder:
     import torch
 
     device = choose_device(request.device)
-    module = _create(request).eval().to(device)
+    # Channels last is how convolutions are computed fastest, on a CPU as on a GPU.
+    module = _create(request).eval().to(device, memory_format=torch.channels_last)
     preprocessing = read_preprocessing(module, request.model_path)
     identity = EncoderIdentity(
         ModelIdentity(
@@ -61,7 +62,7 @@ def load(request: LoadRequest) -> TorchEncoder:
     )
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
-        vectors: torch.Tensor = module(batch)
+        vectors: torch.Tensor = module(batch.contiguous(memory_format=torch.channels_last))
         return vectors
 
     return TorchEncoder(identity, preprocessing, forward, device)

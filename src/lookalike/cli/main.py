@@ -1,0 +1,100 @@
+"""`lookalike`: the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookalike import __version__
+from lookalike.cli.status import report_errors, set_up_logging
+
+app = typer.Typer(
+    help="Find the pool images that look like your model's failures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point: exit status 0 when all went well, 1 on an error, 2 on a wrong argument."""
+    set_up_logging()
+    codes: list[int] = []
+
+    def work() -> None:
+        try:
+            app()
+        except SystemExit as stop:
+            codes.append(int(stop.code or 0))
+
+    sys.exit(codes[0] if report_errors(work) and codes else 1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"lookalike {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    dataset: Annotated[
+        str, typer.Option(help="solar: solar cells (CC BY-NC-SA); textile: woven textile (MIT).")
+    ] = "solar",
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo"),
+    targets: Annotated[int, typer.Option(help="Defective images that are drawn as targets.")] = 100,
+    topn: Annotated[int, typer.Option(help="Neighbours per target.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+) -> None:
+    """Mine real industrial images with a real encoder, offline: the whole job in a minute."""
+    from lookalike.workflow.demo import run_demo
+
+    result = run_demo(dataset, out, targets=targets, topn=topn, seed=seed)
+    pool = result.embedded[1]
+    print(f"Images:      {result.dataset.title}; {result.dataset.licence}")
+    print(f"Encoder:     EfficientNet-Lite0, ImageNet weights, {pool.identity.model.dimension} dimensions")
+    print(f"Embedded:    {targets} targets, {pool.rows} pool images, {pool.rows / pool.seconds:.0f} images/s")
+    print(f"Mined:       {result.mined.counts.unique} images, the {topn} nearest of each target, each once")
+    print(f"Defective:   {result.pair_rate:.2f} of the pairs, {result.mined_rate:.2f} of the mined images")
+    print(f"By chance:   {result.base_rate:.2f}, the share of defective images in the pool")
+    print(f"Look at it:  {result.contact_sheet}")
+    print("The same with the drop-in commands:")
+    for side in ("targets", "pool"):
+        print(
+            f"  embedding image_embeddings input_parquet={out / side}.parquet "
+            f"output_parquet={out / side}_embeddings.parquet model=timm model_path={out / 'encoder'}"
+        )
+    print(
+        f"  tmm nearest_neighbors source_parquet={out}/pool_embeddings.parquet "
+        f"target_parquet={out}/targets_embeddings.parquet output_parquet={out}/mined.parquet "
+        f"topn={topn} knn_metric=cosine"
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, codecs, room, the hub, and what would be used."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lookalike.workflow.doctor import examine
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    section, fine = "", True
+    for fact in examine():
+        heading = fact.section if fact.section != section else ""
+        section, fine = fact.section, fine and fact.fine
+        value = escape(fact.value)
+        table.add_row(f"[bold]{heading}", escape(fact.name), value if fact.fine else f"[red]{value}")
+    Console().print(table)
+    if not fine:
+        print("Something is missing: see the lines in red.", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,125 @@
+"""`lookalike demo`: the whole job on real industrial images with a real encoder, offline.
+
+Some defective images are the targets, everything else is the pool. Both are embedded, the nearest pool images
+of every target are mined, and what was found is compared with what chance would give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.embedding.images import EmbeddingResult, embed_images
+from lookalike.errors import ConfigError
+from lookalike.reports.contact_sheet import OTHER_FRAME, SAME_FRAME, TARGET_FRAME, Sheet, Tile, write_contact_sheet
+from lookalike.tables.pair_table import write_table
+from lookalike.workflow.demo_data import DATASETS, GOOD, Dataset, write_encoder
+from lookalike.workflow.mining import MiningResult, mine
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found.
+
+    Attributes
+    ----------
+    dataset:
+        What it ran on.
+    embedded:
+        The results of embedding the targets and the pool.
+    mined:
+        The result of mining.
+    base_rate:
+        Share of defective images in the pool: what chance would give.
+    pair_rate:
+        Share of defective images over all pairs, one for each target and rank.
+    mined_rate:
+        Share of defective images among the unique mined images.
+    contact_sheet:
+        The PNG.
+    """
+
+    dataset: Dataset
+    embedded: tuple[EmbeddingResult, EmbeddingResult]
+    mined: MiningResult
+    base_rate: float
+    pair_rate: float
+    mined_rate: float
+    contact_sheet: Path
+
+
+def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, seed: int) -> DemoResult:
+    """Embed, mine and draw.
+
+    Parameters
+    ----------
+    dataset:
+        A key of `DATASETS`.
+    folder:
+        Where everything is written; made when missing.
+    targets:
+        How many defective images are drawn as targets.
+    topn:
+        Neighbours a target.
+    seed:
+        Of the draw.
+    """
+    if dataset not in DATASETS:
+        raise ConfigError(f"dataset={dataset!r} is not possible", hint=f"use one of: {', '.join(DATASETS)}")
+    data = DATASETS[dataset]()
+    defective = int((np.array(data.table.column("label").to_pylist()) != GOOD).sum())
+    if not 1 <= targets < defective:
+        raise ConfigError(f"targets={targets} is not possible", hint=f"use 1 to {defective - 1}")
+    target_table, pool_table = data.split(targets, seed)
+    encoder = write_encoder(folder / "encoder")
+    embedded = []
+    for name, table in (("targets", target_table), ("pool", pool_table)):
+        write_table(table, folder / f"{name}.parquet")
+        embedded.append(
+            embed_images(folder / f"{name}.parquet", folder / f"{name}_embeddings.parquet", "timm", str(encoder))
+        )
+    mined = mine(
+        folder / "pool_embeddings.parquet",
+        folder / "targets_embeddings.parquet",
+        folder / "mined.parquet",
+        topn=topn,
+        knn_metric="cosine",
+    )
+    pairs = pq.read_table(mined.pairs_path)
+    found = np.array(pairs.column("source_label").to_pylist()) != GOOD
+    kept = np.array(pairs.column("outcome").to_pylist()) == "kept"
+    result = DemoResult(
+        dataset=data,
+        embedded=(embedded[0], embedded[1]),
+        mined=mined,
+        base_rate=float(np.mean(np.array(pool_table.column("label").to_pylist()) != GOOD)),
+        pair_rate=float(found.mean()),
+        mined_rate=float(found[kept].mean()),
+        contact_sheet=folder / "contact_sheet.png",
+    )
+    write_contact_sheet(_sheet(result, pairs, topn), result.contact_sheet)
+    return result
+
+
+def _sheet(result: DemoResult, pairs: pa.Table, topn: int) -> Sheet:
+    """The contact sheet of a pair table: a row of tiles a target."""
+    rows: list[list[Tile]] = []
+    for pair in pairs.to_pylist():
+        if pair["rank"] == 1:
+            rows.append([Tile(pair["target_filepath"], f"target: {pair['target_label']}", TARGET_FRAME)])
+        frame = OTHER_FRAME if pair["source_label"] == GOOD else SAME_FRAME
+        rows[-1].append(Tile(pair["source_filepath"], f"{pair['source_label']} {pair['distance']:.3f}", frame))
+    return Sheet(
+        title=f"lookalike: {len(rows)} targets and their {topn} nearest pool images, {result.dataset.title}",
+        legend=(
+            "Blue: target. Green: mined, defective. Orange: mined, nominal. Number: cosine distance. "
+            f"Defective among the mined: {result.mined_rate:.0%}, in the pool: {result.base_rate:.0%}. "
+            f"Licence: {result.dataset.licence}."
+        ),
+        rows=rows,
+        columns=max(1, min(4, len(rows) // 4)),
+    )
