@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lookalike.embedding.readahead import read_ahead
 from lookalike.encoders.base import Encoder
-from lookalike.images.decode import DecodeSettings, decode, own_pixel_bound, read_bytes
+from lookalike.images.decode import DecodeSettings, decode, read_bytes
 from lookalike.images.outcome import ImageRejected, QuarantinedImage, Reason
 
 
@@ -83,19 +83,18 @@ def embed(
 
     threads = os.cpu_count() or 1
     batch: list[tuple[int, npt.NDArray[np.float32]]] = []
-    with own_pixel_bound():
-        for prepared in read_ahead(prepare, range(len(filepaths)), threads=threads, ahead=batch_size + threads):
-            if prepared.pixels is None:
-                assert prepared.rejected is not None
-                outcomes.quarantined.append(_quarantined(prepared.row, filepaths[prepared.row], prepared.rejected))
-                continue
-            outcomes.clipped += prepared.clipped
-            batch.append((prepared.row, prepared.pixels))
-            if len(batch) == batch_size:
-                yield _forward(batch, filepaths, encoder, outcomes)
-                batch = []
-        if batch:
+    for prepared in read_ahead(prepare, range(len(filepaths)), threads=threads, ahead=batch_size + threads):
+        if prepared.pixels is None:
+            assert prepared.rejected is not None
+            outcomes.quarantined.append(_quarantined(prepared.row, filepaths[prepared.row], prepared.rejected))
+            continue
+        outcomes.clipped += prepared.clipped
+        batch.append((prepared.row, prepared.pixels))
+        if len(batch) == batch_size:
             yield _forward(batch, filepaths, encoder, outcomes)
+            batch = []
+    if batch:
+        yield _forward(batch, filepaths, encoder, outcomes)
 
 
 def _forward(

@@ -96,23 +96,24 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded:
     size = len(data)
     if not size:
         raise ImageRejected(Reason.NOT_AN_IMAGE, "the file is empty", size)
-    try:
-        opened = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        raise ImageRejected(Reason.NOT_AN_IMAGE, "no known image format", size) from None
-    except _DAMAGED as error:
-        raise _damaged(error, size) from None
-    with opened:
-        pixels = opened.width * opened.height
-        if pixels > settings.max_pixels:
-            detail = f"{opened.width} x {opened.height} is {pixels} pixels, more than {settings.max_pixels}"
-            raise ImageRejected(Reason.TOO_LARGE, detail, size)
+    with _own_pixel_bound():
         try:
-            opened.load()
-            image: Image.Image = ImageOps.exif_transpose(opened) if settings.exif == "apply" else opened
-            return _to_grey_or_rgb(image, settings.bit_depth)
+            opened = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            raise ImageRejected(Reason.NOT_AN_IMAGE, "no known image format", size) from None
         except _DAMAGED as error:
             raise _damaged(error, size) from None
+        with opened:
+            pixels = opened.width * opened.height
+            if pixels > settings.max_pixels:
+                detail = f"{opened.width} x {opened.height} is {pixels} pixels, more than {settings.max_pixels}"
+                raise ImageRejected(Reason.TOO_LARGE, detail, size)
+            try:
+                opened.load()
+                image: Image.Image = ImageOps.exif_transpose(opened) if settings.exif == "apply" else opened
+                return _to_grey_or_rgb(image, settings.bit_depth)
+            except _DAMAGED as error:
+                raise _damaged(error, size) from None
 
 
 def _to_grey_or_rgb(image: Image.Image, bit_depth: str) -> Decoded:
@@ -146,10 +147,10 @@ _bound_before: int | None = None
 
 
 @contextlib.contextmanager
-def own_pixel_bound() -> Iterator[None]:
+def _own_pixel_bound() -> Iterator[None]:
     """Take Pillow's process-wide pixel bound away while ours, given per call, is in force.
 
-    Pillow warns and raises by a module global. It is put back when the last user leaves.
+    Pillow warns and raises by a module global. It is put back when the last thread leaves.
     """
     global _bound_users, _bound_before  # noqa: PLW0603 - it mirrors a global of Pillow's
     with _bound_lock:

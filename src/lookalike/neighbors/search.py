@@ -24,8 +24,9 @@ Rows = npt.NDArray[np.int64]
 #: Sources and targets scored at a time: their scores (8 MB in float32) stay near the processor.
 _SOURCE_BLOCK = 4096
 _TARGET_BLOCK = 512
-#: Columns whose maximum is looked at together.
-_GROUP = 64
+#: Groups that a block's columns are dealt to, like cards: column c is in group c mod 256. A maximum over them is a
+#: few passes over long rows, which is fast, and rows that follow each other (often alike) fall into many groups.
+_GROUPS = 256
 #: Candidates held for a block of targets before they are decided; bounds the memory of pools full of twins.
 _MAX_CANDIDATES = 2_000_000
 #: Values gathered at a time for float64 distances (16 MB for both sides).
@@ -153,8 +154,10 @@ class _TargetBlock:
         scores = measure.scores(self.prepared, sources)
         margin = measure.margin(self.prepared, sources)
         maxima = _group_maxima(scores)
-        # The k-th best so far, group maxima of this block included, bounds the k-th best from below.
-        floor = _largest(np.hstack([self.best, maxima - margin[:, None]]), self.k).min(axis=1)
+        floor = self.best.min(axis=1)
+        if np.isneginf(floor).any():
+            # Too few sources seen: the k-th largest group maximum, too, bounds the k-th best from below.
+            floor = _largest(np.hstack([self.best, maxima - margin[:, None]]), self.k).min(axis=1)
         # Rounded towards minus infinity: a threshold must never rise by its own rounding.
         threshold = np.nextafter((floor - margin).astype(scores.dtype), -np.inf, dtype=scores.dtype)
         targets, columns = _members(scores, maxima, threshold)
@@ -211,19 +214,22 @@ def _checked(vectors: Floats, side: str) -> Floats:
 
 
 def _group_maxima(scores: Floats) -> Floats:
-    """The maximum of each group of columns; the last group may be shorter."""
-    whole = scores.shape[1] // _GROUP
-    maxima: Floats = scores[:, : whole * _GROUP].reshape(len(scores), whole, _GROUP).max(axis=2)
-    if scores.shape[1] > whole * _GROUP:
-        maxima = np.hstack([maxima, scores[:, whole * _GROUP :].max(axis=1, keepdims=True)])
+    """The maximum of each group of columns."""
+    count = scores.shape[1]
+    groups = min(_GROUPS, count)
+    whole = count // groups * groups
+    maxima: Floats = scores[:, :whole].reshape(len(scores), -1, groups).max(axis=1)
+    rest = scores[:, whole:]
+    np.maximum(maxima[:, : rest.shape[1]], rest, out=maxima[:, : rest.shape[1]])
     return maxima
 
 
 def _members(scores: Floats, maxima: Floats, threshold: Floats) -> tuple[Rows, Rows]:
     """Targets and columns of the scores that reach their target's threshold, found through the maxima."""
-    targets, groups = np.nonzero(maxima >= threshold[:, None])
-    columns = groups[:, None] * _GROUP + np.arange(_GROUP)
-    inside = columns < scores.shape[1]
+    count, groups = scores.shape[1], maxima.shape[1]
+    targets, hit_groups = np.nonzero(maxima >= threshold[:, None])
+    columns = hit_groups[:, None] + np.arange(0, count, groups)
+    inside = columns < count
     found = scores[targets[:, None], np.where(inside, columns, 0)]
     hit, position = np.nonzero((found >= threshold[targets][:, None]) & inside)
     return targets[hit], columns[hit, position]

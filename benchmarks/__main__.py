@@ -1,0 +1,21 @@
+"""`python -m benchmarks NAME [options]`: print a table, write `benchmarks/results/NAME.json`."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks import embed, search
+
+
+def main() -> None:
+    """Parse the command line and run one benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="name", required=True)
+    embed.add_arguments(commands.add_parser("embed", help="images/s and peak memory against the reference's way"))
+    search.add_arguments(commands.add_parser("search", help="seconds and peak memory against scikit-learn"))
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

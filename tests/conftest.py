@@ -1,0 +1,132 @@
+"""Fixtures that every test folder uses: tiny models, small images, and the installed commands in a subprocess."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support import snapshots
+
+#: Settings of the machine that would change what a command does.
+_FOREIGN = ("TAO_LOGGING_LEVEL", "HYDRA_FULL_ERROR", "TRANSFORMERS_OFFLINE", "OC_CAUSE")
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def lines(self):
+        """Standard output, line by line."""
+        return self.stdout.splitlines()
+
+    @property
+    def last_line(self):
+        """The last line of standard output, or nothing."""
+        return self.lines[-1] if self.lines else ""
+
+    @property
+    def body(self):
+        """Standard output without its last line."""
+        return "\n".join(self.lines[:-1])
+
+
+def command_environment(changes=None):
+    """The environment of a command: no network, none of the machine's own settings; None removes a variable."""
+    environment = {key: value for key, value in os.environ.items() if key not in _FOREIGN}
+    environment["HF_HUB_OFFLINE"] = "1"
+    for key, value in (changes or {}).items():
+        if value is None:
+            environment.pop(key, None)
+        else:
+            environment[key] = value
+    return environment
+
+
+def script(name):
+    """The path of an installed console script."""
+    return str(Path(sys.executable).parent / name)
+
+
+@pytest.fixture(scope="session")
+def run_command():
+    """Run an installed console script: `run_command("tmm", "nearest_neighbors", "topn=3", cwd=folder, env={...})`."""
+
+    def run(name, *arguments, cwd, env=None):
+        done = subprocess.run(
+            [script(name), *map(str, arguments)],
+            cwd=cwd,
+            env=command_environment(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
+        )
+        return Completed(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def start_command():
+    """Start an installed console script and return its process; what still runs at the end of the test is killed."""
+    started = []
+
+    def start(name, *arguments, cwd, env=None):
+        process = subprocess.Popen(
+            [script(name), *map(str, arguments)],
+            cwd=cwd,
+            env=command_environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            # A shell that runs pytest in the background hands SIGINT down as ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        for stream in (process.stdout, process.stderr):
+            stream.close()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def clip_snapshot(tmp_path_factory):
+    """A folder with a tiny CLIP model: 24-d vectors."""
+    return snapshots.clip(tmp_path_factory.mktemp("models") / "tiny-clip")
+
+
+@pytest.fixture(scope="session")
+def siglip_snapshot(tmp_path_factory):
+    """A folder with a tiny SigLIP model: 32-d vectors."""
+    return snapshots.siglip(tmp_path_factory.mktemp("models") / "tiny-siglip")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """A folder of twelve small colour textures, JPEG and PNG, of many shapes. Read only."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(12):
+        rng = np.random.default_rng(number)
+        height, width = 24 + 7 * number, 90 - 5 * number
+        coarse = rng.integers(0, 256, (2 + number % 5, 3 + number % 4, 3), dtype=np.uint8)
+        texture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        texture.save(folder / f"board_{number:02d}.{'jpg' if number % 2 else 'png'}")
+    return folder
