@@ -29,9 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     shape = [str(arguments.sources), str(arguments.targets), str(arguments.dimension), str(arguments.topn)]
     results = {}
     print(f"{arguments.sources} sources x {arguments.targets} targets x {arguments.dimension} dimensions")
-    print(
-        f"{'metric':<10} {'product':>9} {'lookalike':>9} {'sklearn':>9} {'x product':>9} {'sklearn/ours':>12} {'memory':>7}"
-    )
+    print(f"{'metric':<10} {'product':>9} {'lookalike':>9} {'sklearn':>9} {'x product':>9} {'sklearn/ours':>12} memory")
     for metric in arguments.metrics:
         timed = measure_in_child("benchmarks.search", "time", metric, str(arguments.repeat), *shape)
         memory = measure_in_child("benchmarks.search", "memory", metric, "1", *shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,14 +26,12 @@ class Action:
 
 def embedding() -> None:
     """Entry point of the command `embedding`."""
-    actions = {"image_embeddings": Action(ImageEmbeddingsConfig, _image_embeddings)}
-    run_with_status(lambda: _dispatch("embedding", actions, sys.argv[1:]))
+    run_with_status(lambda: _dispatch("embedding", sys.argv[1:]))
 
 
 def tmm() -> None:
     """Entry point of the command `tmm`."""
-    actions = {"nearest_neighbors": Action(NearestNeighborsConfig, _nearest_neighbors)}
-    run_with_status(lambda: _dispatch("tmm", actions, sys.argv[1:]))
+    run_with_status(lambda: _dispatch("tmm", sys.argv[1:]))
 
 
 def _image_embeddings(config: ImageEmbeddingsConfig) -> None:
@@ -65,8 +64,16 @@ def _nearest_neighbors(config: NearestNeighborsConfig) -> None:
     print(f"Pair table: {result.pairs_path}")
 
 
-def _dispatch(category: str, actions: dict[str, Action], arguments: list[str]) -> None:
+#: Every category with its actions.
+ACTIONS = {
+    "embedding": {"image_embeddings": Action(ImageEmbeddingsConfig, _image_embeddings)},
+    "tmm": {"nearest_neighbors": Action(NearestNeighborsConfig, _nearest_neighbors)},
+}
+
+
+def _dispatch(category: str, arguments: list[str]) -> None:
     """Find the action, parse its command line, compose its settings and run it."""
+    actions = ACTIONS[category]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_category_help(category, actions))
         if not arguments:
@@ -86,7 +93,7 @@ def _dispatch(category: str, actions: dict[str, Action], arguments: list[str]) -
         )
     action = actions[name]
     if "-h" in rest or "--help" in rest:
-        print(_action_help(category, name, action))
+        print(action_help(category, name, action))
         return
     from lookalike.config.compose import run
 
@@ -112,7 +119,7 @@ def _category_help(category: str, actions: dict[str, Action]) -> str:
     return "\n".join(lines)
 
 
-def _action_help(category: str, name: str, action: Action) -> str:
+def action_help(category: str, name: str, action: Action) -> str:
     """Every setting with its type, default and meaning, from the schema."""
     lines = [
         f"Usage: {category} {name} [-e SPEC.yaml] [key=value ...] [--cfg=job] [--info]",
@@ -123,7 +130,8 @@ def _action_help(category: str, name: str, action: Action) -> str:
     ]
     for setting in settings_of(action.schema):
         default = "required" if setting.default == MISSING else f"default {setting.default!r}"
-        lines += [f"  {setting.key} ({setting.type}, {default})", f"      {setting.help}"]
+        lines.append(f"  {setting.key} ({setting.type}, {default})")
+        lines += textwrap.wrap(setting.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += [
         "",
         "Flags:",

@@ -98,7 +98,7 @@ class TorchEncoder:
 
         size = _CPU_SLICE if self.device.type == "cpu" else len(pixels)
         with torch.inference_mode():
-            slices = torch.from_numpy(pixels).split(size)
+            slices = torch.split(torch.from_numpy(pixels), size)
             vectors = torch.cat([self.forward(part.to(self.device)).float().cpu() for part in slices])
             return vectors.numpy()
 

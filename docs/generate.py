@@ -1,0 +1,27 @@
+"""Write the pages that come from the code: `python docs/generate.py`. A test fails when one is stale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lookalike.cli.dropin import ACTIONS, action_help
+
+PAGE = Path(__file__).with_name("settings.md")
+
+
+def settings_page() -> str:
+    """The page `settings.md`: the help of every drop-in action."""
+    parts = [
+        "# Settings of the drop-in commands",
+        "",
+        "This page is what `--help` prints; `make docs` writes it. Settings stand in a YAML file (`-e spec.yaml`) or",
+        "on the command line (`key=value`). The order of precedence is default < YAML < command line.",
+    ]
+    for category, actions in ACTIONS.items():
+        for name, action in actions.items():
+            parts += ["", f"## {category} {name}", "", "```text", action_help(category, name, action), "```"]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(settings_page(), encoding="utf-8")

@@ -1,0 +1,121 @@
+"""The engine and `embed_images`, with a model that marks what it saw."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from lookalike import ImagesFailed, TableError, embed_images
+from lookalike.embedding import images as images_module
+from lookalike.embedding.engine import Outcomes, embed
+from lookalike.images.decode import DecodeSettings
+from lookalike.images.outcome import Reason
+from lookalike.images.preprocess import Preprocessing
+
+DECODING = DecodeSettings("ignore", "clip", 10**6)
+
+
+class MeanEncoder:
+    """Three dimensions: the mean of each channel. Records the sizes of its batches."""
+
+    preprocessing = Preprocessing("squash", (4, 4), 3, None, "floor", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def __init__(self):
+        self.batches = []
+
+    def encode(self, pixels):
+        self.batches.append(len(pixels))
+        vectors = pixels.mean(axis=(2, 3))
+        vectors[vectors[:, 0] == 66] = np.nan
+        return vectors
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Eleven images whose grey value is their number; 3 is missing, 5 is text, 6 gives a vector with NaN."""
+    paths = []
+    for number in range(11):
+        path = tmp_path / f"{number}.png"
+        value = 66 if number == 6 else number
+        if number == 5:
+            path.write_text("text")
+        elif number != 3:
+            Image.new("RGB" if number % 2 else "L", (8, 8), value if number % 2 == 0 else (value,) * 3).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def test_bad_images_fall_out_before_batching_and_order_is_kept(files):
+    encoder, outcomes = MeanEncoder(), Outcomes()
+    batches = list(embed(files, encoder, DECODING, 4, outcomes))
+    assert encoder.batches == [4, 4, 1]
+    rows = np.concatenate([batch.rows for batch in batches])
+    vectors = np.concatenate([batch.vectors for batch in batches])
+    assert rows.tolist() == [0, 1, 2, 4, 7, 8, 9, 10]
+    np.testing.assert_array_equal(vectors, np.repeat(rows[:, None], 3, axis=1))
+    assert {(image.row, image.reason) for image in outcomes.quarantined} == {
+        (3, Reason.MISSING),
+        (5, Reason.NOT_AN_IMAGE),
+        (6, Reason.BAD_VECTOR),
+    }
+
+
+def test_an_image_whose_resized_form_would_be_huge_is_set_aside(tmp_path):
+    """A line of pixels under the bound becomes gigapixels when its shortest edge is scaled up."""
+    Image.new("L", (50_000, 1)).save(tmp_path / "line.png")
+    encoder, outcomes = MeanEncoder(), Outcomes()
+    encoder.preprocessing = Preprocessing(
+        "shortest_edge", (224, 224), 3, (224, 224), "floor", 1.0, (0.0,) * 3, (1.0,) * 3
+    )
+    assert list(embed([str(tmp_path / "line.png")], encoder, DECODING, 4, outcomes)) == []
+    assert outcomes.quarantined[0].reason is Reason.TOO_LARGE
+
+
+def test_a_bug_in_an_encoder_is_not_an_outcome(files):
+    encoder = MeanEncoder()
+    encoder.encode = lambda pixels: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        list(embed(files, encoder, DECODING, 4, Outcomes()))
+
+
+def test_tables_frames_and_row_groups(clip_snapshot, images, tmp_path, monkeypatch):
+    """A DataFrame and an Arrow table are inputs; carried columns stay with their row across row groups."""
+    monkeypatch.setattr(images_module, "_ROW_GROUP", 3)
+    paths = sorted(str(path) for path in images.iterdir())
+    frame = pd.DataFrame({"number": range(len(paths)), "filepath": paths}, index=range(5, 5 + len(paths)))
+    frame.loc[frame.index[2], "filepath"] = "missing.png"
+    result = embed_images(frame, tmp_path / "one.parquet", "CLIP", str(clip_snapshot), batch_size=2)
+    table = pq.read_table(result.path)
+    assert table.column_names == ["filepath", "embedding", "number"] == list(result.columns)
+    assert table.column("number").to_pylist() == [n for n in range(len(paths)) if n != 2]
+    assert pq.ParquetFile(result.path).num_row_groups > 1
+    again = embed_images(
+        pa.table({"filepath": paths}), tmp_path / "two.parquet", "CLIP", str(clip_snapshot), batch_size=64
+    )
+    both = np.stack(pq.read_table(again.path).column("embedding").to_numpy())
+    assert again.quarantine_path is None
+    np.testing.assert_allclose(
+        np.delete(both, 2, axis=0), np.stack(table.column("embedding").to_numpy()), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_same_inputs_give_the_same_bytes(clip_snapshot, images, tmp_path):
+    one = embed_images(images, tmp_path / "one.parquet", "CLIP", str(clip_snapshot))
+    two = embed_images(images, tmp_path / "two.parquet", "CLIP", str(clip_snapshot))
+    assert one.path.read_bytes() == two.path.read_bytes()
+
+
+def test_when_every_image_fails_nothing_is_written_but_the_quarantine(clip_snapshot, tmp_path):
+    (tmp_path / "list.txt").write_text("nowhere/a.png\nnowhere/b.png\n")
+    with pytest.raises(ImagesFailed, match="none of the 2 images"):
+        embed_images(tmp_path / "list.txt", tmp_path / "out.parquet", "CLIP", str(clip_snapshot))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "out_quarantine.parquet"]
+
+
+def test_an_output_over_the_input_is_refused(clip_snapshot, images, tmp_path):
+    table = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"filepath": [str(next(images.iterdir()))]}), table)
+    with pytest.raises(TableError, match="would be overwritten"):
+        embed_images(table, tmp_path / "." / "table.parquet", "CLIP", str(clip_snapshot))
