@@ -11,7 +11,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/lookalike demo --out demo
 
 test: lint
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -84,6 +84,8 @@ def start_command():
     started = []
 
     def start(name, *arguments, cwd, env=None):
+        # A shell that runs pytest in the background hands SIGINT down as ignored, and so would this process.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
             [script(name), *map(str, arguments)],
             cwd=cwd,
@@ -92,9 +94,8 @@ def start_command():
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
-            # A shell that runs pytest in the background hands SIGINT down as ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
+        signal.signal(signal.SIGINT, before)
         started.append(process)
         return process
 

@@ -173,6 +173,17 @@ def test_encoder_identity_is_in_the_metadata(mixed_run):
     assert len(identity["fingerprint"]) == 64
 
 
+def test_table_can_be_mined(mixed_run, run_command, tmp_path):
+    """Section 8: both commands fit: mined against itself, every image's nearest is itself, without a warning."""
+    sides = (f"source_parquet={mixed_run.output}", f"target_parquet={mixed_run.output}", "output_parquet=mined.parquet")
+    done = run_command("tmm", "nearest_neighbors", *sides, "topn=1", "filter_by_label=true", cwd=tmp_path)
+    assert (done.returncode, done.last_line) == (0, PASS), done.stderr
+    pairs = pq.read_table(tmp_path / "mined_pairs.parquet")
+    assert pairs.column("target_filepath").to_pylist() == mixed_run.table.column("filepath").to_pylist()
+    assert set(pairs.column("distance").to_pylist()) == {0.0}
+    assert "WARNING" not in done.stderr
+
+
 # What is printed
 
 

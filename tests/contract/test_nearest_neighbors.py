@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import lookalike
 from support.embeddings import FLOATS, identity, write_embeddings
 
 PASS, FAIL = "Execution status: PASS", "Execution status: FAIL"
@@ -59,6 +60,21 @@ def refuse(tmp_path, run_command):
         assert "Traceback" not in done.stderr, done.stderr
         assert sorted(tmp_path.rglob("*")) == before
         return done.stderr
+
+    return run
+
+
+@pytest.fixture
+def refuse_call(tmp_path, monkeypatch):
+    """As `refuse`, in this process, which is faster: the message is what the command prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(**settings):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(lookalike.TableError) as refused:
+            lookalike.mine("pool.parquet", "targets.parquet", "mined.parquet", **settings)
+        assert sorted(tmp_path.rglob("*")) == before
+        return str(refused.value)
 
     return run
 
@@ -228,22 +244,35 @@ def test_label_filter_drops_pairs(line, mine):
     assert run.outcomes == ["kept", "label_mismatch", "kept", "kept", "label_mismatch", "label_mismatch"]
 
 
-@pytest.mark.parametrize(
-    ("target_label", "source_label", "same"),
-    [
+def test_labels_are_stripped_and_upper_cased(tmp_path, mine):
+    """Section 3: labels are compared after `str(label).strip().upper()`."""
+    cases = [
         (" ok ", "OK", True),
         ("Ok\n", "\toK", True),
         ("ok", "o k", False),
+        ("ß", "SS", True),
+        ("", "  ", True),
+        ("bridge", "bridges", False),
+    ]
+    vectors = [[float(row)] for row in range(len(cases))]
+    targets, sources, same = zip(*cases, strict=True)
+    write_embeddings(tmp_path / "pool.parquet", vectors, labels=sources, who=identity())
+    write_embeddings(tmp_path / "targets.parquet", vectors, labels=targets, who=identity())
+    run = mine("filter_by_label=true", "topn=1")
+    assert [outcome == "kept" for outcome in run.outcomes] == list(same)
+
+
+@pytest.mark.parametrize(
+    ("target_label", "source_label", "same"),
+    [
         (1, "1", True),
         (1, 1, True),
         (1, 1.0, False),
         (True, "true", True),
         (None, "none", True),
-        ("ß", "SS", True),
-        ("", "  ", True),
     ],
 )
-def test_labels_are_compared_as_text(tmp_path, mine, target_label, source_label, same):
+def test_labels_of_other_types_are_compared_as_text(tmp_path, mine, target_label, source_label, same):
     """Section 3: labels are compared after `str(label).strip().upper()`."""
     assert (str(target_label).strip().upper() == str(source_label).strip().upper()) == same
     write_embeddings(tmp_path / "pool.parquet", [[0.0]], labels=[source_label], who=identity())
@@ -578,8 +607,6 @@ def test_different_encoders(tmp_path, refuse):
 
 def test_tables_of_real_encoders(tmp_path, refuse, clip_snapshot, siglip_snapshot, images):
     """Section 8: tables that `embed_images` wrote with CLIP and with SigLIP cannot be mined against each other."""
-    import lookalike
-
     lookalike.embed_images(images, tmp_path / "pool.parquet", "CLIP", str(clip_snapshot))
     lookalike.embed_images(images, tmp_path / "targets.parquet", "SigLIP", str(siglip_snapshot))
     message = refuse()
@@ -640,12 +667,20 @@ def test_damaged_identity(tmp_path, line, refuse):
     ],
     ids=["ragged", "empty", "NaN", "infinity", "null", "null values", "null of fixed size"],
 )
-def test_bad_vectors(tmp_path, line, refuse, name, vectors, what):
+def test_bad_vectors(tmp_path, line, refuse_call, name, vectors, what):
     """Section 3: what is not a vector is refused; the message names file, column, fault and the first rows."""
     write_embeddings(tmp_path / name, vectors, column="bad vectors", who=identity(dimension=2))
     side = "source" if name == "pool.parquet" else "target"
-    message = refuse(f"{side}_embed_column_name=bad vectors")
+    message = refuse_call(**{f"{side}_embed_column_name": "bad vectors"})
     assert [part for part in (name, "'bad vectors'", what, "[1, 2]") if part not in message] == []
+
+
+@pytest.mark.parametrize("name", ["pool.parquet", "targets.parquet"])
+def test_bad_vectors_on_the_command_line(tmp_path, line, refuse, name):
+    """Section 3: what is not a vector ends the command with FAIL, exit status 1, a message and no traceback."""
+    write_embeddings(tmp_path / name, pa.array([[1, 2], [np.nan, 1]], FLOATS), who=identity(dimension=2))
+    message = refuse()
+    assert [part for part in (name, "'embedding'", "NaN", "[1]") if part not in message] == []
 
 
 def test_bad_vector_late_in_a_large_table(tmp_path, line, refuse):
@@ -683,10 +718,10 @@ def test_different_dimensions(tmp_path, line, refuse):
     ],
     ids=["no filepath", "no embedding", "no rows", "null path", "numbers", "text", "list of text", "nulls", "scalars"],
 )
-def test_bad_table(tmp_path, line, refuse, name, change, parts):
+def test_bad_table(tmp_path, line, refuse_call, name, change, parts):
     """Section 3: a table that lacks or breaks a column is refused; the message names the file and the column."""
     pq.write_table(change(pq.read_table(tmp_path / name)), tmp_path / name)
-    message = refuse()
+    message = refuse_call()
     assert [part for part in (name, *parts) if part not in message] == []
 
 

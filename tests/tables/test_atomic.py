@@ -128,12 +128,13 @@ def test_output_that_is_an_input(tmp_path, monkeypatch, spelling):
     assert "in.parquet" in str(error.value)
 
 
-def test_output_inside_a_folder_of_inputs(tmp_path):
-    """A new file in an input folder would be read as input the next time, but an existing part would be lost."""
+@pytest.mark.parametrize("output", ["1.parquet", "new.parquet", "sub/new.parquet"])
+def test_output_inside_a_folder_of_inputs(tmp_path, output):
+    """An existing part would be lost, and a new file would be read as a part the next time."""
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "1.parquet").write_text("part")
-    with pytest.raises(TableError, match="overwritten"):
-        check_output(tmp_path / "pool" / "1.parquet", inputs=(str(tmp_path / "pool"),))
+    with pytest.raises(TableError, match="lies in the input folder"):
+        check_output(tmp_path / "pool" / output, inputs=(str(tmp_path / "pool"),))
 
 
 def test_output_below_a_file(tmp_path):

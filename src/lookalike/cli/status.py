@@ -55,6 +55,8 @@ def report_errors(work: Callable[[], None]) -> bool:
         print(f"Error: interrupted ({reason}); no unfinished file was left behind", file=sys.stderr)
     except SystemExit as stop:  # argparse and Hydra leave this way, with their message already printed
         return not stop.code
+    except BrokenPipeError:  # the reader of standard output has gone: `run_with_status` ends quietly
+        raise
     except BaseException:  # noqa: BLE001 - the status line must come last, whatever happened
         traceback.print_exc()
         print("Error: this is a bug in lookalike; please report it with the lines above", file=sys.stderr)

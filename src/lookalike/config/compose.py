@@ -90,7 +90,7 @@ def run(schema: type[Schema], line: CommandLine, task: Callable[[Any], None]) ->
             failures.append(error)
 
     # Flags come last: a bare `--info` would take the word after it for its value.
-    with _hydra_process([schema.__name__, *_QUIET, *overrides, *line.flags]):
+    with _hydra_process([Path(sys.argv[0]).name, *_QUIET, *overrides, *line.flags]):
         try:
             hydra_main(version_base="1.3", config_path=None, config_name=schema.__name__)(composed)()
         except (HydraException, OmegaConfBaseException) as error:
@@ -105,7 +105,7 @@ def _merge_spec(base: DictConfig, spec: Path, schema: type[Schema]) -> DictConfi
         raise ConfigError("the experiment spec file does not exist", where=str(spec), hint="check the path after -e")
     try:
         values = OmegaConf.load(spec)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"not readable as YAML: {error}", where=str(spec)) from error
     if not isinstance(values, DictConfig):
         raise ConfigError("must hold `key: value` lines at its top level", where=str(spec))
@@ -114,7 +114,7 @@ def _merge_spec(base: DictConfig, spec: Path, schema: type[Schema]) -> DictConfi
     try:
         merged = OmegaConf.merge(base, values)
     except OmegaConfBaseException as error:
-        raise ConfigError(_reason(error), where=str(spec)) from error
+        raise ConfigError(_reason(error), where=f"{spec}, key {error.full_key!r}") from error
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -131,7 +131,7 @@ def _literal(word: str, schema: type[Schema], *, sweeping: bool) -> str:
         return word
     _known(key, schema, where=f"override {word!r}")
     string_keys = {f.name for f in fields(schema) if f.type == "str"}
-    quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
+    quoted = re.fullmatch(r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*\"""", value)
     if not has_value or key not in string_keys or quoted or sweeping or value == "null":
         return word
     # Inside Hydra's quotes only `\"` is special, with the backslashes before it (or before the closing quote).
@@ -178,6 +178,8 @@ def _instance(config: DictConfig) -> Any:
                 f"MissingMandatoryValue: {_reason(error)}",
                 hint=f"give it on the command line, {key}=VALUE, or in the YAML file after -e",
             ) from error
+        except OmegaConfBaseException as error:
+            raise ConfigError(_reason(error), where=key, hint="check the ${...} in its value") from error
     return OmegaConf.to_object(config)
 
 

@@ -85,6 +85,13 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
         )
     device = choose_device(request.device)
     preprocessing = read_preprocessing(request.model_path)
+    made, wanted = preprocessing.crop or preprocessing.size, _vision_config(config).image_size
+    if made != (wanted, wanted):
+        raise EncoderError(
+            f"its processor makes images of {made[0]} x {made[1]}, its config.json wants {wanted} x {wanted}",
+            where=request.model_path,
+            hint="the snapshot mixes files of two models; fetch it again",
+        )
     vision_class = getattr(transformers, family.vision_class)
     module = _read_weights(vision_class, _vision_config(config), request.model_path).to(device)
     identity = EncoderIdentity(
@@ -194,14 +201,15 @@ def _read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
     transformers fills missing weights with random numbers and only logs it; that is refused here.
     """
     import torch
+    from safetensors import SafetensorError
 
     try:
         module, report = vision_class.from_pretrained(
-            model_path, config=config, dtype=torch.float32, output_loading_info=True
+            model_path, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_loaded(model_path, "its weights", error) from error
-    missing = sorted({*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))})
+    missing = sorted({*report["missing_keys"], *(key for key, *_ in report.get("mismatched_keys", ()))})
     if missing:
         raise EncoderError(
             f"{len(missing)} weights are missing or of another shape, the first: {missing[:3]}",

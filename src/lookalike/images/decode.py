@@ -21,6 +21,7 @@ import fsspec
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lookalike.errors import MissingDependency
 from lookalike.images.outcome import ImageRejected, Reason
 
 #: What Pillow's decoders raise on damaged data. A closed list: anything else is a bug and propagates.
@@ -78,6 +79,8 @@ def read_bytes(path: str) -> bytes:
             with fsspec.open(path, "rb") as stream:
                 return bytes(stream.read())
         return Path(path).read_bytes()
+    except ImportError as error:
+        raise MissingDependency(f"a package that opens it is not installed: {error}", where=path) from error
     except FileNotFoundError:
         raise ImageRejected(Reason.MISSING, "no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte, a URL of an unknown kind

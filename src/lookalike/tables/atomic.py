@@ -35,7 +35,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             hint="check that the folder exists, is writable and has free space",
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be none
+            temporary.unlink()
 
 
 def check_output(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
@@ -50,8 +51,14 @@ def check_output(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
     """
     if path.is_dir():
         raise TableError("is a folder, and a file is to be written", where=str(path), hint="name a file in it")
-    for name in inputs:
-        if Path(name).exists() and path.exists() and path.samefile(name):
+    for given in map(Path, inputs):
+        if given.is_dir() and given.resolve() in path.resolve().parents:
+            raise TableError(
+                f"lies in the input folder {given}, and would be read as a part of it the next time",
+                where=str(path),
+                hint="choose an output outside that folder",
+            )
+        if path.exists() and given.exists() and path.samefile(given):
             raise TableError("is an input and would be overwritten", where=str(path), hint="choose another output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

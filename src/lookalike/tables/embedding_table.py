@@ -6,19 +6,18 @@ elsewhere have none.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError, VectorError
-from lookalike.tables.image_table import check_filepath
+from lookalike.tables.image_table import PARQUET_SUFFIXES, check_filepath
 from lookalike.tables.vectors import Matrix, MatrixBuilder, is_vector_type, list_array
 
 #: Key of the schema metadata that holds the encoder identity.
@@ -73,63 +72,99 @@ def read_embedding_table(path: str, column: str) -> EmbeddingTable:
     VectorError
         When the column holds anything but finite vectors of one length.
     """
-    dataset = _open(path)
-    names = dataset.schema.names
-    if column not in names:
-        raise TableError(
-            f"has no column {column!r}; its columns are {names}",
-            where=path,
-            hint="embed the images first, or name the column with source_/target_embed_column_name",
-        )
+    parts = _Parts.open(path)
+    parts.require("filepath", column)
     where = f"{path}, column {column!r}"
-    if not is_vector_type(dataset.schema.field(column).type):
-        raise VectorError(f"holds {dataset.schema.field(column).type}, not lists of numbers", where=where)
-    wanted = ["filepath", "label"] if "label" in names else ["filepath"]
+    kinds = [schema.field(column).type for schema in parts.schemas]
+    if not all(map(is_vector_type, kinds)):
+        raise VectorError(f"holds {kinds[0]}, not lists of numbers", where=where)
     try:
-        scalars = dataset.to_table(columns=[name for name in wanted if name in names])
-        scalars = check_filepath(scalars, path)
-        builder = MatrixBuilder(scalars.num_rows, where)
-        for batch in dataset.to_batches(columns=[column], batch_size=_READ_ROWS, use_threads=False, batch_readahead=1):
-            builder.add(batch.column(0))
+        scalars = check_filepath(parts.read(("filepath", "label")), path)
+        # Tables of doubles keep their precision: the search is exact in what the table says.
+        wide = any(kind.value_type.bit_width > 32 for kind in kinds)
+        builder = MatrixBuilder(scalars.num_rows, np.float64 if wide else np.float32, where)
+        for file in parts.files:
+            with pq.ParquetFile(file) as reader:
+                for batch in reader.iter_batches(_READ_ROWS, columns=[column], use_threads=False):
+                    builder.add(batch.column(0))
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"cannot be read: {error}", where=path, hint="check that the file is whole") from error
     assert builder.matrix is not None
-    identity = (dataset.schema.metadata or {}).get(METADATA_KEY)
     return EmbeddingTable(
         name=path,
         filepaths=scalars.column("filepath").combine_chunks(),
         vectors=builder.matrix,
-        labels=scalars.column("label") if "label" in names else None,
-        identity_json=identity.decode() if identity else None,
+        labels=scalars.column("label") if "label" in scalars.column_names else None,
+        identity_json=parts.identity_json,
     )
 
 
 def check_embedding_table(path: str, column: str) -> None:
     """Refuse, before the other side is read, a table that is missing or lacks a column."""
-    names = _open(path).schema.names
-    for needed in ("filepath", column):
-        if needed not in names:
-            raise TableError(f"has no column {needed!r}; its columns are {names}", where=path)
+    _Parts.open(path).require("filepath", column)
 
 
-def _open(path: str) -> Any:
-    """Open a parquet file or folder as an Arrow dataset, refusing folders of unlike encoders."""
-    place = Path(path)
-    if not place.exists():
-        raise TableError("does not exist", where=path, hint="check the path; relative paths start where you are")
-    files = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
-    if not files:
-        raise TableError("the folder holds no parquet file", where=path)
-    try:
-        schemas = [pq.read_schema(file) for file in files]
-        identities = {(schema.metadata or {}).get(METADATA_KEY) for schema in schemas}
-        if len(identities) > 1:
+@dataclass(frozen=True)
+class _Parts:
+    """The parquet files of one embedding table and their schemas, in the order of the names."""
+
+    name: str
+    files: tuple[Path, ...]
+    schemas: tuple[pa.Schema, ...]
+    identity_json: str | None
+
+    @classmethod
+    def open(cls, path: str) -> _Parts:
+        """Find the files and read their schemas, refusing a folder of unlike encoders."""
+        place = Path(path)
+        if not place.exists():
+            raise TableError("does not exist", where=path, hint="check the path; relative paths start where you are")
+        files = tuple(sorted(filter(_is_part, place.iterdir()))) if place.is_dir() else (place,)
+        if not files:
+            raise TableError("the folder holds no parquet file", where=path)
+        try:
+            schemas = tuple(pq.read_schema(file) for file in files)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise TableError(f"not a readable parquet table: {error}", where=path) from error
+        identities = [(schema.metadata or {}).get(METADATA_KEY) for schema in schemas]
+        if len({_fingerprint(identity) for identity in identities}) > 1:
             raise TableError(
                 "its files were written by different encoders", where=path, hint="embed them with one encoder"
             )
-        return ds.dataset([str(file) for file in files], format="parquet", schema=schemas[0])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise TableError(f"not a readable parquet table: {error}", where=path) from error
+        return cls(path, files, schemas, identities[0].decode() if identities[0] else None)
+
+    def require(self, *columns: str) -> None:
+        """Refuse a table, one of whose files lacks a column."""
+        for file, schema in zip(self.files, self.schemas, strict=True):
+            for column in columns:
+                if column not in schema.names:
+                    raise TableError(
+                        f"has no column {column!r}; its columns are {schema.names}",
+                        where=self.name if len(self.files) == 1 else str(file),
+                        hint="embed the images first, or name the column with source_/target_embed_column_name",
+                    )
+
+    def read(self, columns: tuple[str, ...]) -> pa.Table:
+        """Read columns that fit in memory, with nulls where a file lacks one that another has."""
+        tables = [
+            pq.read_table(file, columns=[name for name in columns if name in schema.names], partitioning=None)
+            for file, schema in zip(self.files, self.schemas, strict=True)
+        ]
+        return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _is_part(file: Path) -> bool:
+    """Whether a file in a folder is a part of its table: not hidden, not one that lookalike puts beside a table."""
+    beside = file.stem.endswith(("_quarantine", "_pairs"))
+    return file.suffix.lower() in PARQUET_SUFFIXES and not file.name.startswith(".") and not beside
+
+
+def _fingerprint(identity: bytes | None) -> object:
+    """What must be equal in all files of a folder: the fingerprint; a damaged identity stands for itself."""
+    try:
+        return identity and json.loads(identity)["fingerprint"]
+    except (ValueError, KeyError, TypeError):
+        return identity
 
 
 class EmbeddingTableWriter:

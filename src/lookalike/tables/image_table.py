@@ -25,7 +25,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from lookalike.errors import TableError
+from lookalike.errors import MissingDependency, TableError
 
 #: Endings that make a file in a folder an image. A file named in a table may have any ending.
 IMAGE_SUFFIXES = frozenset(
@@ -50,7 +50,7 @@ IMAGE_SUFFIXES = frozenset(
         ".avif",
     ]
 )
-_PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
+PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _LIST_SUFFIXES = frozenset({".txt", ".lst"})
@@ -113,35 +113,52 @@ def check_filepath(table: pa.Table, name: str) -> pa.Table:
 
 def _read(name: str) -> pa.Table:
     """Read by what the path is: a folder, or a file of a known ending."""
-    filesystem, path = fsspec.core.url_to_fs(name)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(name)
+    except ImportError as error:
+        raise MissingDependency(f"{name}: {error}", hint="install the package that it names") from error
+    except ValueError as error:
+        raise TableError(f"cannot be opened: {error}", where=name) from error
     if filesystem.isdir(path):
         return _read_folder(filesystem, path, name)
     suffix = PurePosixPath(path).suffix.lower()
     if not filesystem.exists(path):
         raise TableError("does not exist", where=name, hint="check the path; relative paths start where you are")
     try:
-        if suffix in _PARQUET_SUFFIXES:
+        if suffix in PARQUET_SUFFIXES:
             return pq.read_table(path, filesystem=filesystem)
         if suffix in _DELIMITERS:
             return _read_delimited(filesystem, path, _DELIMITERS[suffix])
         if suffix in _JSON_SUFFIXES:
-            with filesystem.open(path, "rb") as stream:
-                return pyarrow.json.read_json(stream)
+            return _read_json(filesystem, path)
         if suffix in _LIST_SUFFIXES:
             return _read_list(filesystem, path)
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeDecodeError, OSError) as error:
         raise TableError(f"cannot be read: {error}", where=name, hint="check that the file is whole") from error
-    known = sorted({*_PARQUET_SUFFIXES, *_DELIMITERS, *_JSON_SUFFIXES, *_LIST_SUFFIXES})
+    known = sorted({*PARQUET_SUFFIXES, *_DELIMITERS, *_JSON_SUFFIXES, *_LIST_SUFFIXES})
     raise TableError(f"unknown kind of table {suffix!r}", where=name, hint=f"use one of {known} or a folder")
 
 
 def _read_delimited(filesystem: Any, path: str, delimiter: str) -> pa.Table:
-    """Read CSV or TSV; `filepath` stays text even where it looks like a number."""
-    convert = pyarrow.csv.ConvertOptions(column_types={"filepath": pa.string()}, strings_can_be_null=False)
+    """Read CSV or TSV; paths and labels stay text even where they look like numbers (`01` is not `1`)."""
+    texts = {"filepath": pa.string(), "label": pa.string()}
+    convert = pyarrow.csv.ConvertOptions(column_types=texts, strings_can_be_null=False)
     with filesystem.open(path, "rb") as stream:
         return pyarrow.csv.read_csv(
             stream, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter), convert_options=convert
         )
+
+
+def _read_json(filesystem: Any, path: str) -> pa.Table:
+    """Read JSON Lines; a string stays one where Arrow would take it for a date."""
+    with filesystem.open(path, "rb") as stream:
+        table = pyarrow.json.read_json(stream)
+    texts = [pa.field(field.name, pa.string()) for field in table.schema if pa.types.is_timestamp(field.type)]
+    if not texts:
+        return table
+    options = pyarrow.json.ParseOptions(explicit_schema=pa.schema(texts))
+    with filesystem.open(path, "rb") as stream:
+        return pyarrow.json.read_json(stream, parse_options=options).select(table.column_names)
 
 
 def _read_list(filesystem: Any, path: str) -> pa.Table:
@@ -154,7 +171,7 @@ def _read_list(filesystem: Any, path: str) -> pa.Table:
 def _read_folder(filesystem: Any, path: str, name: str) -> pa.Table:
     """Read a folder: its parquet files where it has any, otherwise the images below it."""
     files = sorted(found for found in filesystem.find(path) if not _hidden(found, path))
-    tables = [file for file in files if PurePosixPath(file).suffix.lower() in _PARQUET_SUFFIXES]
+    tables = [file for file in files if PurePosixPath(file).suffix.lower() in PARQUET_SUFFIXES]
     if tables:
         try:
             parts = [pq.read_table(file, filesystem=filesystem) for file in tables]

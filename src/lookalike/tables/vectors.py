@@ -33,12 +33,15 @@ class MatrixBuilder:
     ----------
     rows:
         Number of rows to come.
+    dtype:
+        Of the matrix: float32 or float64.
     where:
         File and column, for messages.
     """
 
-    def __init__(self, rows: int, where: str) -> None:
+    def __init__(self, rows: int, dtype: type[np.float32] | type[np.float64], where: str) -> None:
         self.rows = rows
+        self.dtype = dtype
         self.where = where
         self.filled = 0
         self.matrix: Matrix | None = None
@@ -74,9 +77,7 @@ class MatrixBuilder:
         block = values.to_numpy(zero_copy_only=False).reshape(-1, dimension)
         self._refuse(~np.isfinite(block).all(axis=1), "vectors with NaN or infinity", "re-embed those rows")
         if self.matrix is None:
-            # float64 tables keep their precision: the search is exact in what the table says.
-            dtype = np.float64 if block.dtype.itemsize > 4 else np.float32
-            self.matrix = np.empty((self.rows, dimension), dtype)
+            self.matrix = np.empty((self.rows, dimension), self.dtype)
         self.matrix[self.filled : self.filled + len(block)] = block
         self.filled += len(block)
 
