@@ -15,7 +15,7 @@ _LINE_EVERY = 30.0
 
 
 @contextlib.contextmanager
-def progress(task: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(task: str, total: int, unit: str, note: Callable[[], str] = lambda: "") -> Iterator[Callable[[int], None]]:
     """Yield a function that takes how many of `total` are done.
 
     Parameters
@@ -24,9 +24,11 @@ def progress(task: str, total: int, unit: str) -> Iterator[Callable[[int], None]
         What is being done, as a participle: ``embedding``.
     total, unit:
         How many of what.
+    note:
+        Asked for a remark whenever something is shown.
     """
     if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
-        with _bar(task, total, unit) as advance:
+        with _bar(task, total, unit, note) as advance:
             yield advance
         return
     started = last = time.monotonic()
@@ -36,19 +38,30 @@ def progress(task: str, total: int, unit: str) -> Iterator[Callable[[int], None]
         now = time.monotonic()
         if now - last >= _LINE_EVERY and done:
             last = now
-            left = (total - done) * (now - started) / done
-            log.info("%s: %d of %d %s, about %.0f s left", task, done, total, unit, left)
+            rate = done / (now - started)
+            left = (total - done) / rate
+            remark = f", {note()}" if note() else ""
+            log.info("%s: %d of %d %s, %.1f/s, %.0f s left%s", task, done, total, unit, rate, left, remark)
 
     yield line
 
 
 @contextlib.contextmanager
-def _bar(task: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(task: str, total: int, unit: str, note: Callable[[], str]) -> Iterator[Callable[[int], None]]:
     """A rich progress bar on standard error, gone when it is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task(task, total=total)
-        yield lambda done: bar.update(shown, completed=done)
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit)),
+        *(TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}")),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task(task, total=total, rate="", note="")
+        started = time.monotonic()
+
+        def advance(done: int) -> None:
+            rate = f"{done / max(time.monotonic() - started, 1e-3):.1f}/s"
+            bar.update(shown, completed=done, rate=rate, note=note())
+
+        yield advance

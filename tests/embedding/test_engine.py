@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from lookalike import ImagesFailed, TableError, embed_images
-from lookalike.embedding import images as images_module
-from lookalike.embedding.engine import Outcomes, embed
+from lookalike.embedding.engine import Job, Stages, embed
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.outcome import Reason
 from lookalike.images.preprocess import Preprocessing
@@ -47,46 +46,61 @@ def files(tmp_path):
     return paths
 
 
+def job(files, encoder, batch_size=4, **changes):
+    callbacks = {"on_rejected": lambda image: None, "on_progress": lambda done: None, "on_begin": lambda span: None}
+    return Job(files, encoder, DECODING, batch_size, **{**callbacks, **changes})
+
+
 def test_bad_images_fall_out_before_batching_and_order_is_kept(files):
-    encoder, outcomes = MeanEncoder(), Outcomes()
-    batches = list(embed(files, encoder, DECODING, 4, outcomes))
+    encoder, rejected = MeanEncoder(), []
+    (shard,) = embed(job(files, encoder, on_rejected=rejected.append), [range(11)], Stages())
     assert encoder.batches == [4, 4, 1]
-    rows = np.concatenate([batch.rows for batch in batches])
-    vectors = np.concatenate([batch.vectors for batch in batches])
-    assert rows.tolist() == [0, 1, 2, 4, 7, 8, 9, 10]
-    np.testing.assert_array_equal(vectors, np.repeat(rows[:, None], 3, axis=1))
-    assert {(image.row, image.reason) for image in outcomes.quarantined} == {
-        (3, Reason.MISSING),
-        (5, Reason.NOT_AN_IMAGE),
-        (6, Reason.BAD_VECTOR),
-    }
+    assert shard.rows.tolist() == [0, 1, 2, 4, 7, 8, 9, 10]
+    np.testing.assert_array_equal(shard.vectors, np.repeat(shard.rows[:, None], 3, axis=1))
+    reasons = [(3, Reason.MISSING), (5, Reason.NOT_AN_IMAGE), (6, Reason.BAD_VECTOR)]
+    assert [(image.row, image.reason) for image in shard.quarantined] == reasons
+    assert sorted((image.row, image.reason) for image in rejected) == reasons
+
+
+def test_batches_stay_within_shards_and_only_the_given_spans_are_read(files):
+    encoder, begun, done = MeanEncoder(), [], []
+    spans = [range(0, 5), range(7, 11)]
+    shards = list(embed(job(files, encoder, 3, on_begin=begun.append, on_progress=done.append), spans, Stages()))
+    assert encoder.batches == [3, 1, 3, 1]
+    assert [shard.span for shard in shards] == begun == spans
+    assert [shard.rows.tolist() for shard in shards] == [[0, 1, 2, 4], [7, 8, 9, 10]]
+    assert done == [3, 6, 9]
 
 
 def test_an_image_whose_resized_form_would_be_huge_is_set_aside(tmp_path):
     """A line of pixels under the bound becomes gigapixels when its shortest edge is scaled up."""
     Image.new("L", (50_000, 1)).save(tmp_path / "line.png")
-    encoder, outcomes = MeanEncoder(), Outcomes()
+    encoder = MeanEncoder()
     encoder.preprocessing = Preprocessing(
         "shortest_edge", (224, 224), 3, (224, 224), "floor", 1.0, (0.0,) * 3, (1.0,) * 3
     )
-    assert list(embed([str(tmp_path / "line.png")], encoder, DECODING, 4, outcomes)) == []
-    assert outcomes.quarantined[0].reason is Reason.TOO_LARGE
+    (shard,) = embed(job([str(tmp_path / "line.png")], encoder), [range(1)], Stages())
+    assert shard.quarantined[0].reason is Reason.TOO_LARGE
 
 
 def test_a_bug_in_an_encoder_is_not_an_outcome(files):
     encoder = MeanEncoder()
     encoder.encode = lambda pixels: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        list(embed(files, encoder, DECODING, 4, Outcomes()))
+        list(embed(job(files, encoder), [range(11)], Stages()))
 
 
-def test_tables_frames_and_row_groups(clip_snapshot, images, tmp_path, monkeypatch):
+def test_the_stage_that_limits_is_named():
+    assert Stages(waiting=2.0, forward=1.0).limit == "decode-bound"
+    assert Stages(waiting=1.0, forward=2.0).limit == "compute-bound"
+
+
+def test_tables_frames_and_row_groups(clip_snapshot, images, tmp_path):
     """A DataFrame and an Arrow table are inputs; carried columns stay with their row across row groups."""
-    monkeypatch.setattr(images_module, "_ROW_GROUP", 3)
     paths = sorted(str(path) for path in images.iterdir())
     frame = pd.DataFrame({"number": range(len(paths)), "filepath": paths}, index=range(5, 5 + len(paths)))
     frame.loc[frame.index[2], "filepath"] = "missing.png"
-    result = embed_images(frame, tmp_path / "one.parquet", "CLIP", str(clip_snapshot), batch_size=2)
+    result = embed_images(frame, tmp_path / "one.parquet", "CLIP", str(clip_snapshot), batch_size=2, shard_rows=3)
     table = pq.read_table(result.path)
     assert table.column_names == ["filepath", "embedding", "number"] == list(result.columns)
     assert table.column("number").to_pylist() == [n for n in range(len(paths)) if n != 2]

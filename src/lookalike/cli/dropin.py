@@ -39,14 +39,14 @@ def _image_embeddings(config: ImageEmbeddingsConfig) -> None:
     from lookalike.embedding.images import embed_images
 
     result = embed_images(**asdict(config))
-    rate = result.rows / result.seconds if result.seconds else 0.0
+    rate = result.images / result.seconds if result.seconds else 0.0
     print(f"Embeddings saved to: {result.path}")
     print(f"Rows: {result.rows}")
     print(f"Columns: {list(result.columns)}")
     print(
         f"Encoder: {result.identity.model.family} {config.model_path}, fingerprint {result.identity.fingerprint[:12]}"
     )
-    print(f"Time: {result.seconds:.1f} s, {rate:.1f} images/s")
+    print(f"Time: {result.seconds:.1f} s for {result.images} images, {rate:.1f} images/s, {result.limit}")
     print(f"Images set aside: {len(result.quarantined)}")
     if result.quarantine_path:
         print(f"Quarantine table: {result.quarantine_path}")

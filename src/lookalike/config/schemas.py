@@ -19,6 +19,8 @@ MISSING: Any = "???"
 
 METRICS = ("cosine", "euclidean", "manhattan")
 MODELS = ("CLIP", "SigLIP", "timm")
+#: A shard is held in memory, and Arrow counts the values of a list column in 31 bits.
+_MOST_SHARD_ROWS = 100_000
 #: Values of a string setting that switch it on; the drop-in contract gives these three, in any case.
 TRUE_WORDS = frozenset({"true", "1", "yes"})
 
@@ -55,6 +57,7 @@ class ImageEmbeddingsConfig:
         "16-bit images: clip at 255, as in the reference; scale: divide by 257, so that 65535 becomes 255",
     )
     max_pixels: int = setting(178_956_970, "an image with more pixels than this is set aside unread")
+    shard_rows: int = setting(10_000, "rows that are finished together: a killed run loses at most this many")
 
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
@@ -63,6 +66,9 @@ class ImageEmbeddingsConfig:
         one_of("bit_depth", self.bit_depth, ("clip", "scale"))
         at_least("batch_size", self.batch_size, 1)
         at_least("max_pixels", self.max_pixels, 1)
+        at_least("shard_rows", self.shard_rows, 1)
+        if self.shard_rows > _MOST_SHARD_ROWS:
+            raise ConfigError(f"shard_rows={self.shard_rows} is not possible", hint=f"use at most {_MOST_SHARD_ROWS}")
 
 
 @dataclass

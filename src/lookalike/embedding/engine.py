@@ -1,9 +1,15 @@
-"""The loop: paths -> pixels -> batches -> vectors, in input order, bad images falling out on the way."""
+"""The loop: paths -> pixels -> batches -> vectors, shard by shard, in input order, bad images falling out.
+
+Reading, decoding and preprocessing run ahead on threads while the model works; they run across the borders of
+shards, so that neither side waits there. Batches do not: a shard's vectors do not depend on which shards were
+finished before, so a resumed run gives the same bytes as an undisturbed one.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,28 +21,73 @@ from lookalike.images.decode import DecodeSettings, decode, read_bytes
 from lookalike.images.outcome import ImageRejected, QuarantinedImage, Reason
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Vectors of consecutive good images.
+@dataclass
+class Shard:
+    """What became of some consecutive rows of the input.
 
     Attributes
     ----------
+    span:
+        The rows.
     rows:
-        Their rows in the input, ascending.
+        Those that were embedded, ascending.
     vectors:
         len(rows) x dimension, float32.
+    quarantined:
+        The others, in order.
+    clipped:
+        How many 16-bit images were clipped.
     """
 
+    span: range
     rows: npt.NDArray[np.int64]
     vectors: npt.NDArray[np.float32]
+    quarantined: list[QuarantinedImage] = field(default_factory=list)
+    clipped: int = 0
 
 
 @dataclass
-class Outcomes:
-    """What the engine notices on the way: images set aside, and 16-bit images that were clipped."""
+class Stages:
+    """Where the time of the loop went, in seconds: waiting for decoded images, and in the model."""
 
-    quarantined: list[QuarantinedImage] = field(default_factory=list)
-    clipped: int = 0
+    waiting: float = 0.0
+    forward: float = 0.0
+
+    @property
+    def limit(self) -> str:
+        """The stage that limits the speed: ``decode-bound`` or ``compute-bound``."""
+        return "decode-bound" if self.waiting > self.forward else "compute-bound"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the engine needs to know.
+
+    Attributes
+    ----------
+    filepaths:
+        All paths of the input, local or fsspec URLs.
+    encoder:
+        Its preprocessing runs on the threads, its forward pass in the caller's thread.
+    decoding:
+        Bounds and rules of decoding.
+    batch_size:
+        Images per forward pass; also how many are prepared ahead.
+    on_rejected:
+        Called for every image that is set aside; may raise to end the run.
+    on_progress:
+        Called now and then with how many rows are done.
+    on_begin:
+        Called with a span before the first of its files is read.
+    """
+
+    filepaths: Sequence[str]
+    encoder: Encoder
+    decoding: DecodeSettings
+    batch_size: int
+    on_rejected: Callable[[QuarantinedImage], None]
+    on_progress: Callable[[int], None]
+    on_begin: Callable[[range], None]
 
 
 @dataclass(frozen=True)
@@ -44,74 +95,112 @@ class _Prepared:
     """One image after its thread: ready for the model, or the reason why not."""
 
     row: int
-    pixels: npt.NDArray[np.float32] | None
-    rejected: ImageRejected | None
-    clipped: bool
+    pixels: npt.NDArray[np.float32] | None = None
+    rejected: ImageRejected | None = None
+    clipped: bool = False
 
 
-def embed(
-    filepaths: Sequence[str], encoder: Encoder, decoding: DecodeSettings, batch_size: int, outcomes: Outcomes
-) -> Iterator[Batch]:
-    """Embed images, batch by batch.
+def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
+    """Embed the given spans of rows and yield a shard for each, in order.
 
-    Decoding and preprocessing run ahead on threads while the model works; bad images fall out before
-    batching, so every batch but the last is full.
+    Every batch but the last of a shard is full. At most `batch_size` prepared images beside the shard's vectors
+    are held.
 
     Parameters
     ----------
-    filepaths:
-        Local paths or fsspec URLs.
-    encoder:
-        Its preprocessing runs on the threads, its forward pass here.
-    decoding:
-        Bounds and rules of decoding.
-    batch_size:
-        Images per forward pass; also the most images that are prepared ahead.
-    outcomes:
-        Filled on the way, and complete when the iterator ends.
+    job:
+        Inputs and settings.
+    spans:
+        Rows to embed, ascending and disjoint.
+    stages:
+        Filled on the way.
     """
-
-    def prepare(row: int) -> _Prepared:
-        try:
-            decoded = decode(read_bytes(filepaths[row]), decoding)
-            width, height = encoder.preprocessing.resized(*decoded.image.size)
-            if width * height > decoding.max_pixels:
-                raise ImageRejected(Reason.TOO_LARGE, f"resizing it would make {width} x {height} pixels")
-            return _Prepared(row, encoder.preprocessing(decoded.image), None, decoded.clipped)
-        except ImageRejected as rejected:
-            return _Prepared(row, None, rejected, clipped=False)
-
     threads = os.cpu_count() or 1
-    batch: list[tuple[int, npt.NDArray[np.float32]]] = []
-    for prepared in read_ahead(prepare, range(len(filepaths)), threads=threads, ahead=batch_size + threads):
-        if prepared.pixels is None:
-            assert prepared.rejected is not None
-            outcomes.quarantined.append(_quarantined(prepared.row, filepaths[prepared.row], prepared.rejected))
-            continue
-        outcomes.clipped += prepared.clipped
-        batch.append((prepared.row, prepared.pixels))
-        if len(batch) == batch_size:
-            yield _forward(batch, filepaths, encoder, outcomes)
-            batch = []
-    if batch:
-        yield _forward(batch, filepaths, encoder, outcomes)
+
+    def rows() -> Iterator[int]:
+        for span in spans:
+            job.on_begin(span)
+            yield from span
+
+    prepared = read_ahead(lambda row: _prepare(job, row), rows(), threads=threads, ahead=job.batch_size + threads)
+    done = 0
+    for span in spans:
+        building = _Building(job, span, stages)
+        for _ in span:
+            started = time.perf_counter()
+            image = next(prepared)
+            stages.waiting += time.perf_counter() - started
+            building.add(image)
+            done += 1
+            if done % job.batch_size == 0:
+                job.on_progress(done)
+        yield building.finish()
 
 
-def _forward(
-    batch: list[tuple[int, npt.NDArray[np.float32]]],
-    filepaths: Sequence[str],
-    encoder: Encoder,
-    outcomes: Outcomes,
-) -> Batch:
-    """Run the model over one batch and set vectors that are not finite aside."""
-    rows = np.array([row for row, _ in batch], np.int64)
-    vectors = encoder.encode(np.stack([pixels for _, pixels in batch]))
-    finite = np.isfinite(vectors).all(axis=1)
-    for row in rows[~finite]:
-        rejected = ImageRejected(Reason.BAD_VECTOR, "the model gave NaN or infinity")
-        outcomes.quarantined.append(_quarantined(int(row), filepaths[row], rejected))
-    return Batch(rows[finite], vectors[finite])
+def _prepare(job: Job, row: int) -> _Prepared:
+    """Read, decode and preprocess one image; called on the threads."""
+    try:
+        decoded = decode(read_bytes(job.filepaths[row]), job.decoding)
+        width, height = job.encoder.preprocessing.resized(*decoded.image.size)
+        if width * height > job.decoding.max_pixels:
+            raise ImageRejected(Reason.TOO_LARGE, f"resizing it would make {width} x {height} pixels")
+        return _Prepared(row, job.encoder.preprocessing(decoded.image), clipped=decoded.clipped)
+    except ImageRejected as rejected:
+        return _Prepared(row, rejected=rejected)
 
 
-def _quarantined(row: int, filepath: str, rejected: ImageRejected) -> QuarantinedImage:
-    return QuarantinedImage(row, filepath, rejected.reason, rejected.detail, rejected.size)
+class _Building:
+    """A shard while it fills."""
+
+    def __init__(self, job: Job, span: range, stages: Stages) -> None:
+        self._job = job
+        self._span = span
+        self._stages = stages
+        self._batch: list[_Prepared] = []
+        self._rows: list[int] = []
+        self._vectors: list[npt.NDArray[np.float32]] = []
+        self._quarantined: list[QuarantinedImage] = []
+        self._clipped = 0
+
+    def add(self, image: _Prepared) -> None:
+        """Take the next image of the span."""
+        if image.rejected is not None:
+            self._set_aside(image.row, image.rejected)
+            return
+        self._clipped += image.clipped
+        self._batch.append(image)
+        if len(self._batch) == self._job.batch_size:
+            self._forward()
+
+    def finish(self) -> Shard:
+        """Embed what is left and return the shard."""
+        if self._batch:
+            self._forward()
+        vectors = np.concatenate(self._vectors) if self._vectors else np.empty((0, 0), np.float32)
+        return Shard(
+            self._span,
+            np.array(self._rows, np.int64),
+            vectors,
+            sorted(self._quarantined, key=lambda image: image.row),
+            self._clipped,
+        )
+
+    def _forward(self) -> None:
+        """Run the model over the batch and set vectors that are not finite aside."""
+        started = time.perf_counter()
+        pixels = [image.pixels for image in self._batch if image.pixels is not None]
+        vectors = self._job.encoder.encode(np.stack(pixels))
+        self._stages.forward += time.perf_counter() - started
+        finite = np.asarray(np.isfinite(vectors).all(axis=1))
+        for image, fine in zip(self._batch, finite.tolist(), strict=True):
+            if fine:
+                self._rows.append(image.row)
+            else:
+                self._set_aside(image.row, ImageRejected(Reason.BAD_VECTOR, "the model gave NaN or infinity"))
+        self._vectors.append(vectors[finite])
+        self._batch = []
+
+    def _set_aside(self, row: int, rejected: ImageRejected) -> None:
+        image = QuarantinedImage(row, self._job.filepaths[row], rejected.reason, rejected.detail, rejected.size)
+        self._quarantined.append(image)
+        self._job.on_rejected(image)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
-from lookalike.embedding.engine import Batch, Outcomes, embed
+from lookalike.embedding.engine import Job, Stages, embed
+from lookalike.embedding.shards import Plan, Workplace, digest_of
 from lookalike.encoders.base import Encoder, LoadRequest
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.encoders.load import check_model, load_encoder
@@ -29,8 +28,6 @@ from lookalike.tables.pair_table import sibling, write_table
 
 log = logging.getLogger(__name__)
 
-#: Rows in a row group: large enough to read fast, small enough to hold while it fills.
-_ROW_GROUP = 32_768
 _Config = ImageEmbeddingsConfig
 
 
@@ -52,8 +49,12 @@ class EmbeddingResult:
         Their table beside the output, or None where there are none.
     identity:
         The encoder that wrote the vectors.
+    images:
+        Images that this run read; fewer than the input's rows where an earlier run had finished some.
     seconds:
         Time of the embedding loop, without loading the model.
+    limit:
+        What limited it: ``decode-bound`` or ``compute-bound``.
     warnings:
         What changes the meaning of the result.
     """
@@ -64,7 +65,9 @@ class EmbeddingResult:
     quarantined: tuple[QuarantinedImage, ...]
     quarantine_path: Path | None
     identity: EncoderIdentity
+    images: int
     seconds: float
+    limit: str
     warnings: tuple[str, ...]
 
 
@@ -82,11 +85,13 @@ def embed_images(
     exif: str = _Config.exif,
     bit_depth: str = _Config.bit_depth,
     max_pixels: int = _Config.max_pixels,
+    shard_rows: int = _Config.shard_rows,
 ) -> EmbeddingResult:
     """Embed the images of a table and write an embedding table.
 
     One bad image does not stop the run: it goes to a quarantine table beside the output
-    (`<stem>_quarantine.parquet`), with the reason.
+    (`<stem>_quarantine.parquet`), with the reason. A killed run is continued by the same call: what it had finished,
+    in shards of `shard_rows` rows, is not embedded again.
 
     Parameters
     ----------
@@ -95,7 +100,8 @@ def embed_images(
         a `pandas.DataFrame`, with a column `filepath`.
     output_parquet:
         The embedding table to write: `filepath`, `embedding` (list of float32), then the other input columns.
-    model, model_path, model_config_path, batch_size, architecture, device, on_error, exif, bit_depth, max_pixels:
+    model, model_path, model_config_path, batch_size, architecture, device, on_error, exif, bit_depth, max_pixels,
+    shard_rows:
         As in `ImageEmbeddingsConfig`, which holds the defaults.
 
     Raises
@@ -113,7 +119,7 @@ def embed_images(
     source = str(input_parquet) if is_path else "the given table"
     settings = ImageEmbeddingsConfig(
         source, str(output_parquet), model, model_path, model_config_path, batch_size,
-        architecture, device, on_error, exif, bit_depth, max_pixels,
+        architecture, device, on_error, exif, bit_depth, max_pixels, shard_rows,
     )  # fmt: skip
     settings.validate()
     family = check_model(model, model_path, model_config_path, architecture)
@@ -128,76 +134,92 @@ def embed_images(
 def _embed_table(
     table: pa.Table, encoder: Encoder, decoding: DecodeSettings, settings: ImageEmbeddingsConfig
 ) -> EmbeddingResult:
-    """Run the engine over a table and write what comes out."""
+    """Embed shard by shard, taking over what an earlier run finished, and make the table of them."""
     output = Path(settings.output_parquet)
     filepaths = table.column("filepath").to_pylist()
-    outcomes = Outcomes()
-    rows = 0
+    stages = Stages()
     started = time.perf_counter()
-    batches = embed(filepaths, encoder, decoding, settings.batch_size, outcomes)
+    with Workplace(output, _plan(filepaths, encoder, settings), filepaths, settings.shard_rows) as workplace:
+        pending = workplace.pending()
+        with progress("embedding", sum(map(len, pending)), "images", note=lambda: stages.limit) as advance:
+            job = Job(
+                filepaths, encoder, decoding, settings.batch_size,
+                on_rejected=_refuse_bad_image if settings.on_error == "raise" else lambda image: None,
+                on_progress=advance, on_begin=workplace.begin,
+            )  # fmt: skip
+            for shard in embed(job, pending, stages):
+                workplace.commit(shard)
+        seconds = time.perf_counter() - started
+        return _assemble(table, encoder, workplace, settings, _Loop(sum(map(len, pending)), seconds, stages))
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What the embedding loop did: images read, seconds, and where they went."""
+
+    images: int
+    seconds: float
+    stages: Stages
+
+
+def _plan(filepaths: list[str], encoder: Encoder, settings: ImageEmbeddingsConfig) -> Plan:
+    """What must be the same for an earlier run's shards to be taken over."""
+    return Plan(
+        inputs=digest_of(filepaths),
+        encoder=encoder.identity.fingerprint,
+        numerics=asdict(encoder.identity.numerics),
+        settings={
+            "batch_size": settings.batch_size,
+            "shard_rows": settings.shard_rows,
+            "max_pixels": settings.max_pixels,
+            "on_error": settings.on_error,
+        },
+    )
+
+
+def _assemble(
+    table: pa.Table, encoder: Encoder, workplace: Workplace, settings: ImageEmbeddingsConfig, loop: _Loop
+) -> EmbeddingResult:
+    """Write the final table from the shards, a row group each, and the quarantine table beside it."""
+    output = Path(settings.output_parquet)
+    rows, clipped = 0, 0
+    quarantined: list[QuarantinedImage] = []
     with atomic_path(output) as temporary:
         with EmbeddingTableWriter(temporary, table, encoder.identity.to_json()) as writer:
             columns = tuple(writer.schema.names)
-            for group in _row_groups(_watched(batches, outcomes, len(filepaths), settings)):
-                writer.write(group.rows, group.vectors)
-                rows += len(group.rows)
-        seconds = time.perf_counter() - started
-        quarantined = tuple(sorted(outcomes.quarantined, key=lambda image: image.row))
+            for shard in workplace.shards():
+                if len(shard.rows):
+                    writer.write(shard.rows, shard.vectors)
+                rows += len(shard.rows)
+                clipped += shard.clipped
+                quarantined += shard.quarantined
         quarantine_path = _write_quarantine(output, quarantined)
         if not rows:
+            workplace.discard()
             raise ImagesFailed(
-                f"none of the {len(filepaths)} images could be embedded: {count_reasons(quarantined)}; "
+                f"none of the {table.num_rows} images could be embedded: {count_reasons(quarantined)}; "
                 f"the first: {quarantined[0]}",
                 where=settings.input_parquet,
                 hint=f"{quarantine_path} says why for each; relative paths start in the working directory",
             )
-    warnings = tuple(_warnings(outcomes))
+    warnings = tuple(_warnings(quarantined, clipped))
     for warning in warnings:
         log.warning(warning)
-    return EmbeddingResult(output, columns, rows, quarantined, quarantine_path, encoder.identity, seconds, warnings)
+    return EmbeddingResult(
+        output, columns, rows, tuple(quarantined), quarantine_path, encoder.identity,
+        loop.images, loop.seconds, loop.stages.limit, warnings,
+    )  # fmt: skip
 
 
-def _watched(
-    batches: Iterator[Batch], outcomes: Outcomes, total: int, settings: ImageEmbeddingsConfig
-) -> Iterator[Batch]:
-    """Pass batches on, show the progress, and stop at the first bad image where the user wants that."""
-    with progress("embedding", total, "images") as advance:
-        for batch in batches:
-            _refuse_bad_images(outcomes, settings)
-            advance(int(batch.rows[-1]) + 1 if len(batch.rows) else 0)
-            yield batch
-    _refuse_bad_images(outcomes, settings)
+def _refuse_bad_image(image: QuarantinedImage) -> None:
+    """End the run at the first bad image."""
+    raise ImagesFailed(
+        f"an image could not be embedded, and on_error=raise: {image}",
+        hint="mend or remove the file, or leave on_error at quarantine to set bad images aside",
+    )
 
 
-def _refuse_bad_images(outcomes: Outcomes, settings: ImageEmbeddingsConfig) -> None:
-    if settings.on_error == "raise" and outcomes.quarantined:
-        raise ImagesFailed(
-            f"an image could not be embedded, and on_error=raise: {outcomes.quarantined[0]}",
-            where=settings.input_parquet,
-            hint="mend or remove the file, or leave on_error at quarantine to set bad images aside",
-        )
-
-
-def _row_groups(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Gather batches into groups of about `_ROW_GROUP` rows."""
-    held: list[Batch] = []
-    count = 0
-    for batch in batches:
-        held.append(batch)
-        count += len(batch.rows)
-        if count >= _ROW_GROUP:
-            yield _joined(held)
-            held, count = [], 0
-    if count:
-        yield _joined(held)
-
-
-def _joined(batches: list[Batch]) -> Batch:
-    vectors: npt.NDArray[np.float32] = np.concatenate([batch.vectors for batch in batches])
-    return Batch(np.concatenate([batch.rows for batch in batches]), vectors)
-
-
-def _write_quarantine(output: Path, quarantined: tuple[QuarantinedImage, ...]) -> Path | None:
+def _write_quarantine(output: Path, quarantined: Sequence[QuarantinedImage]) -> Path | None:
     """Write the quarantine table, or remove an earlier run's where there is nothing to set aside."""
     path = sibling(output, "_quarantine")
     if not quarantined:
@@ -207,11 +229,11 @@ def _write_quarantine(output: Path, quarantined: tuple[QuarantinedImage, ...]) -
     return path
 
 
-def _warnings(outcomes: Outcomes) -> Iterator[str]:
-    if outcomes.quarantined:
-        yield f"{len(outcomes.quarantined)} images were set aside: {count_reasons(outcomes.quarantined)}"
-    if outcomes.clipped:
+def _warnings(quarantined: Sequence[QuarantinedImage], clipped: int) -> Iterator[str]:
+    if quarantined:
+        yield f"{len(quarantined)} images were set aside: {count_reasons(quarantined)}"
+    if clipped:
         yield (
-            f"{outcomes.clipped} images have 16-bit values over 255, which were clipped to white as in the reference; "
+            f"{clipped} images have 16-bit values over 255, which were clipped to white as in the reference; "
             "bit_depth=scale keeps their contrast"
         )

@@ -14,7 +14,7 @@ Matrix = npt.NDArray[np.floating]
 def list_array(vectors: npt.NDArray[np.float32]) -> pa.ListArray:
     """A matrix (rows x dimension, float32) as an Arrow list column, without a copy of the values."""
     rows, dimension = vectors.shape
-    offsets = np.arange(0, (rows + 1) * dimension, dimension, dtype=np.int32)
+    offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(dimension)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(vectors).reshape(-1)))
 
 
