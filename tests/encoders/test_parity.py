@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 from transformers import AutoImageProcessor, CLIPModel, SiglipModel
 
-from lookalike import ConfigError, EncoderError, EncoderIdentity, embed_images
+from lookalike import ConfigError, EncoderError, EncoderIdentity, embed_images, mine
 from lookalike.workflow.demo_data import solar, write_encoder
 
 
@@ -46,7 +46,9 @@ def test_transformers_families_agree_with_transformers(model, snapshot, kind, ce
     folder = request.getfixturevalue(snapshot)
     table = tmp_path / "list.txt"
     table.write_text("\n".join(cells))
-    ours = vectors_of(embed_images(table, tmp_path / "out.parquet", model, str(folder), batch_size=16))
+    ours = vectors_of(
+        embed_images(table, tmp_path / "out.parquet", model, str(folder), batch_size=16, precision="fp32")
+    )
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     inputs = processor(images=[Image.open(cell).convert("RGB") for cell in cells], return_tensors="pt")
     with torch.no_grad():
@@ -55,6 +57,26 @@ def test_transformers_families_agree_with_transformers(model, snapshot, kind, ce
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), np.linalg.norm(reference, axis=1), rtol=1e-4)
     # Random models could map all images to one vector, and then any images would agree.
     assert cosines(ours[:1], ours[1:]).min() < 0.9999
+
+
+@pytest.mark.parametrize(("model", "snapshot"), [("CLIP", "clip_snapshot"), ("SigLIP", "siglip_snapshot")])
+def test_precision_is_in_the_identity_and_changes_rounding_only(model, snapshot, cells, tmp_path, request):
+    folder = str(request.getfixturevalue(snapshot))
+    (tmp_path / "list.txt").write_text("\n".join(cells))
+    results = {
+        precision: embed_images(
+            tmp_path / "list.txt", tmp_path / f"{precision}.parquet", model, folder, precision=precision
+        )
+        for precision in ("fp32", "bf16", "auto")
+    }
+    fp32, bf16, auto = (results[precision] for precision in ("fp32", "bf16", "auto"))
+    assert fp32.identity.fingerprint == bf16.identity.fingerprint
+    assert (fp32.identity.numerics.precision, bf16.identity.numerics.precision) == ("fp32", "bf16")
+    assert auto.identity.numerics.precision in ("fp32", "bf16")
+    likeness = cosines(vectors_of(fp32), vectors_of(bf16))
+    assert 0.999 < likeness.min() < 1
+    mined = mine(bf16.path, fp32.path, tmp_path / "mined.parquet")
+    assert any("different precision" in warning for warning in mined.warnings)
 
 
 def test_timm_agrees_with_timm_on_real_weights(lite0, cells, tmp_path):

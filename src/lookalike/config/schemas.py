@@ -48,6 +48,11 @@ class ImageEmbeddingsConfig:
     batch_size: int = setting(64, "images per forward pass")
     architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    precision: str = setting(
+        "auto",
+        "fp32, bf16, fp16, or auto: bf16 for CLIP and SigLIP where the processor or GPU has it (cosine to fp32 at "
+        "least 0.9999), fp32 otherwise",
+    )
     on_error: str = setting(
         "quarantine", "quarantine: a bad image is set aside and the run goes on; raise: it ends the run"
     )
@@ -61,6 +66,7 @@ class ImageEmbeddingsConfig:
 
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
+        one_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         one_of("on_error", self.on_error, ("quarantine", "raise"))
         one_of("exif", self.exif, ("ignore", "apply"))
         one_of("bit_depth", self.bit_depth, ("clip", "scale"))

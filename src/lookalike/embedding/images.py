@@ -81,6 +81,7 @@ def embed_images(
     batch_size: int = _Config.batch_size,
     architecture: str = _Config.architecture,
     device: str = _Config.device,
+    precision: str = _Config.precision,
     on_error: str = _Config.on_error,
     exif: str = _Config.exif,
     bit_depth: str = _Config.bit_depth,
@@ -100,8 +101,7 @@ def embed_images(
         a `pandas.DataFrame`, with a column `filepath`.
     output_parquet:
         The embedding table to write: `filepath`, `embedding` (list of float32), then the other input columns.
-    model, model_path, model_config_path, batch_size, architecture, device, on_error, exif, bit_depth, max_pixels,
-    shard_rows:
+    model, model_path, and every setting after them:
         As in `ImageEmbeddingsConfig`, which holds the defaults.
 
     Raises
@@ -119,7 +119,7 @@ def embed_images(
     source = str(input_parquet) if is_path else "the given table"
     settings = ImageEmbeddingsConfig(
         source, str(output_parquet), model, model_path, model_config_path, batch_size,
-        architecture, device, on_error, exif, bit_depth, max_pixels, shard_rows,
+        architecture, device, precision, on_error, exif, bit_depth, max_pixels, shard_rows,
     )  # fmt: skip
     settings.validate()
     family = check_model(model, model_path, model_config_path, architecture)
@@ -127,7 +127,7 @@ def embed_images(
     check_output(output, inputs=(settings.input_parquet,) if is_path else ())
     table = read_image_table(input_parquet)
     decoding = DecodeSettings(exif, bit_depth, max_pixels)
-    encoder = load_encoder(family, LoadRequest(model_path, architecture, device, decoding))
+    encoder = load_encoder(family, LoadRequest(model_path, architecture, device, precision, decoding))
     return _embed_table(table, encoder, decoding, settings)
 
 

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lookalike.encoders.base import LoadRequest, TorchEncoder, choose_device, weights_digest
+from lookalike.encoders.base import (
+    LoadRequest,
+    TorchEncoder,
+    choose_device,
+    choose_precision,
+    torch_dtype,
+    weights_digest,
+)
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
 from lookalike.errors import EncoderError
 from lookalike.images.preprocess import Preprocessing
@@ -93,18 +100,22 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
             hint="the snapshot mixes files of two models; fetch it again",
         )
     vision_class = getattr(transformers, family.vision_class)
-    module = _read_weights(vision_class, _vision_config(config), request.model_path).to(device)
+    module = _read_weights(vision_class, _vision_config(config), request.model_path)
+    # The digest is that of the weights as they are in the file, whatever they are computed in.
+    digest = weights_digest(module.state_dict())
+    precision = choose_precision(request.precision, device, auto_bf16=True)
+    module = module.to(device, torch_dtype(precision))
     identity = EncoderIdentity(
         ModelIdentity(
             family=family_name,
             architecture=family.vision_class,
             dimension=_dimension(module),
-            weights=weights_digest(module.state_dict()),
+            weights=digest,
             preprocessing=request.preprocessing_digest(preprocessing),
             pooling=family.pooling,
             normalisation="none",
         ),
-        Numerics(precision="fp32", runtime=f"torch-{device.type}", decoder="pillow"),
+        Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="pillow"),
         Origin(request.model_path, {"torch": torch.__version__, "transformers": transformers.__version__}),
     )
 
@@ -112,7 +123,7 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
         vectors: torch.Tensor = getattr(module(pixel_values=batch), family.output)
         return vectors
 
-    return TorchEncoder(identity, preprocessing, forward, device)
+    return TorchEncoder(identity, preprocessing, forward, device, torch_dtype(precision), cpu_slice=8)
 
 
 def read_preprocessing(model_path: str) -> Preprocessing:
