@@ -1,8 +1,9 @@
-"""Embedding: images/s and peak memory against the reference's own way of doing it.
+"""Embedding: images/s and peak memory against the reference's own way, and against two ceilings.
 
-The reference's way: image by image with Pillow in the main thread, transformers' processor, fp32 model, batches
-of 64, vectors as Python lists. Weights are random: they do not change the speed. Images are the demo's solar
-cells (300 x 300 PNG). Loading the model is not counted on either side.
+The reference's way: image by image with Pillow in the main thread, the model's own processor, fp32 model, batches
+of 64, vectors as Python lists. The ceilings are what the same machine does when it only decodes and preprocesses,
+and when it only runs the model on ready pixels: no pipeline can be faster than the slower of the two. SigLIP has
+random weights, which do not change its speed. Loading the model is not counted anywhere.
 """
 
 from __future__ import annotations
@@ -16,100 +17,219 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common import measure_in_child, peak_memory, save, summary
 
-_WAYS = ("reference", "lookalike")
+WAYS = ("reference", "lookalike", "decode-only", "forward-only")
+BATCH = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks embed`."""
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--models", nargs="+", choices=sorted(_SNAPSHOTS), default=sorted(_SNAPSHOTS))
+    parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=sorted(MODELS))
+    parser.add_argument("--inputs", nargs="+", choices=sorted(INPUTS), default=sorted(INPUTS))
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--repeat", type=int, default=3)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and save."""
-    results: dict[str, Any] = {}
-    print(f"{'model':<14} {'reference':>12} {'lookalike':>12} {'ratio':>6}   peak memory of each")
+    results: list[dict[str, Any]] = []
+    print(
+        f"{'model':<12} {'input':<12} {'reference':>11} {'lookalike':>11} {'ratio':>6} {'of ceiling':>10}   peak memory"
+    )
     with tempfile.TemporaryDirectory() as folder:
-        for model in arguments.models:
+        lists = {name: _write_list(Path(folder), name, arguments.images) for name in arguments.inputs}
+        for model, name in itertools.product(arguments.models, arguments.inputs):
             snapshot = Path(folder) / model
-            _SNAPSHOTS[model](snapshot)
-            runs: dict[str, list[dict[str, float]]] = {way: [] for way in _WAYS}
-            # In turn, so that a machine whose speed drifts slows both.
-            for _, way in itertools.product(range(arguments.repeat), _WAYS):
-                runs[way].append(measure_in_child("benchmarks.embed", way, model, str(snapshot), str(arguments.images)))
-            rates = {way: summary([run["images_per_second"] for run in runs[way]]) for way in _WAYS}
-            peaks = {way: summary([run["peak_memory"] for run in runs[way]]) for way in _WAYS}
-            ratio = rates["lookalike"]["median"] / rates["reference"]["median"]
-            results[model] = {"images_per_second": rates, "peak_memory_bytes": peaks, "ratio": ratio}
-            print(
-                f"{model:<14} {rates['reference']['median']:>10.2f}/s {rates['lookalike']['median']:>10.2f}/s "
-                f"{ratio:>6.2f}   " + ", ".join(f"{peaks[way]['median'] / 2**20:.0f} MiB" for way in _WAYS)
-            )
-    save("embed", {"images": arguments.images, "models": results})
+            if not snapshot.exists():
+                MODELS[model](snapshot)
+            runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+            # In turn, so that a machine whose speed drifts slows all of them.
+            for _, way in itertools.product(range(arguments.repeat), WAYS):
+                child = (way, model, str(snapshot), str(lists[name]), arguments.precision)
+                runs[way].append(measure_in_child("benchmarks.embed", *child))
+            results.append(_row(model, name, runs))
+    save("embed", {"images": arguments.images, "precision": arguments.precision, "rows": results})
 
 
-def _clip_b32(folder: Path) -> None:
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+def _row(model: str, name: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The medians of one model and input, printed and returned."""
+    rates = {way: summary([one["images_per_second"] for one in runs[way]]) for way in WAYS}
+    peaks = {way: summary([one["peak_memory"] for one in runs[way]]) for way in WAYS[:2]}
+    ours = rates["lookalike"]["median"]
+    ceiling = min(rates["decode-only"]["median"], rates["forward-only"]["median"])
+    cosine = min(one["cosine"] for one in runs["lookalike"])
+    row = {
+        "model": model,
+        "input": name,
+        "images_per_second": rates,
+        "peak_memory_bytes": peaks,
+        "ratio_to_reference": ours / rates["reference"]["median"],
+        "ratio_to_ceiling": ours / ceiling,
+        "least_cosine_to_fp32": cosine,
+        "precision": runs["lookalike"][0]["precision"],
+    }
+    memory = ", ".join(f"{peaks[way]['median'] / 2**20:.0f} MiB" for way in WAYS[:2])
+    print(
+        f"{model:<12} {name:<12} {rates['reference']['median']:>9.2f}/s {ours:>9.2f}/s "
+        f"{row['ratio_to_reference']:>6.2f} {row['ratio_to_ceiling']:>10.2f}   {memory}; "
+        f"{row['precision']}, cosine {cosine:.6f}"
+    )
+    return row
 
-    config = CLIPVisionConfig(patch_size=32)
-    CLIPVisionModelWithProjection(config).save_pretrained(folder)
-    CLIPImageProcessorPil().save_pretrained(folder)
 
-
-def _siglip_b16(folder: Path) -> None:
+def _siglip(folder: Path) -> None:
     from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
     SiglipVisionModel(SiglipVisionConfig()).save_pretrained(folder)
     SiglipImageProcessorPil().save_pretrained(folder)
 
 
-_SNAPSHOTS = {"clip-b32-224": _clip_b32, "siglip-b16-224": _siglip_b16}
+def _lite0(folder: Path) -> None:
+    from lookalike.workflow.demo_data import write_encoder
+
+    write_encoder(folder)
 
 
-def _child(way: str, model: str, snapshot: str, count: int) -> None:
-    """One measurement in a process of its own."""
+MODELS = {"siglip-b16": _siglip, "lite0": _lite0}
+
+
+def _solar() -> list[str]:
     from lookalike.workflow.demo_data import solar
 
-    files = solar().table.column("filepath").to_pylist()[:count]
-    seconds = (_reference if way == "reference" else _lookalike)(files, model, snapshot)
-    print(json.dumps({"images_per_second": count / seconds, "peak_memory": peak_memory()}))
+    files: list[str] = solar().table.column("filepath").to_pylist()
+    return files
 
 
-def _reference(files: list[str], model: str, snapshot: str) -> float:
-    """The reference's loop."""
+def _textile() -> list[str]:
+    from lookalike.workflow.demo_data import textile
+
+    files: list[str] = textile().table.column("filepath").to_pylist()
+    return files
+
+
+#: 300 x 300 grey PNG, 250 x 250 JPEG, and 1920 x 1080 JPEG made of solar cells.
+INPUTS = {"png-300": _solar, "jpeg-250": _textile, "jpeg-1920": _solar}
+
+
+def _write_list(folder: Path, name: str, count: int) -> Path:
+    """A text file with the paths of one input set."""
+    files = INPUTS[name]()[:count]
+    if name == "jpeg-1920":
+        files = [_enlarged(folder, file) for file in files]
+    path = folder / f"{name}.txt"
+    path.write_text("\n".join(files))
+    return path
+
+
+def _enlarged(folder: Path, file: str) -> str:
+    from PIL import Image
+
+    path = folder / f"{Path(file).stem}.jpg"
+    with Image.open(file) as image:
+        image.convert("RGB").resize((1920, 1080), Image.Resampling.BICUBIC).save(path, quality=90)
+    return str(path)
+
+
+def _child(way: str, model: str, snapshot: str, listing: str, precision: str) -> None:
+    """One measurement in a process of its own."""
+    files = Path(listing).read_text().splitlines()
+    extra: dict[str, Any] = {}
+    if way == "reference":
+        seconds, _ = _reference(files, model, snapshot)
+    elif way == "lookalike":
+        seconds, extra = _lookalike(files, model, snapshot, listing, precision)
+    else:
+        seconds = _ceiling(way, files, model, snapshot, precision)
+    print(json.dumps({"images_per_second": len(files) / seconds, "peak_memory": peak_memory(), **extra}))
+
+
+def _reference(files: list[str], model: str, snapshot: str) -> tuple[float, list[list[float]]]:
+    """The reference's loop: seconds and vectors."""
     import torch
     from PIL import Image
-    from transformers import AutoImageProcessor, CLIPVisionModelWithProjection, SiglipVisionModel
 
-    kind = CLIPVisionModelWithProjection if model.startswith("clip") else SiglipVisionModel
-    module = kind.from_pretrained(snapshot).eval()
-    processor = AutoImageProcessor.from_pretrained(snapshot, backend="pil")
+    prepare, forward = (_timm_parts if model == "lite0" else _transformers_parts)(snapshot)
     vectors: list[list[float]] = []
     started = time.perf_counter()
-    for first in range(0, len(files), 64):
-        images = [Image.open(file).convert("RGB") for file in files[first : first + 64]]
+    for first in range(0, len(files), BATCH):
+        images = [Image.open(file).convert("RGB") for file in files[first : first + BATCH]]
         with torch.no_grad():
-            output = module(**processor(images=images, return_tensors="pt"))
-        batch = output.image_embeds if model.startswith("clip") else output.pooler_output
-        vectors += batch.cpu().numpy().tolist()
-    return time.perf_counter() - started
+            vectors += forward(prepare(images)).cpu().numpy().tolist()
+    return time.perf_counter() - started, vectors
 
 
-def _lookalike(files: list[str], model: str, snapshot: str) -> float:
-    """The public function; its own clock leaves out loading the model, as the reference's here does."""
-    import pyarrow as pa
+def _transformers_parts(snapshot: str) -> tuple[Any, Any]:
+    from transformers import AutoImageProcessor, SiglipVisionModel
+
+    module = SiglipVisionModel.from_pretrained(snapshot).eval()
+    processor = AutoImageProcessor.from_pretrained(snapshot, backend="pil")
+    return (
+        lambda images: processor(images=images, return_tensors="pt"),
+        lambda inputs: module(**inputs).pooler_output,
+    )
+
+
+def _timm_parts(snapshot: str) -> tuple[Any, Any]:
+    import timm
+    import torch
+
+    module = timm.create_model(f"local-dir:{snapshot}", pretrained=True, num_classes=0).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(module))
+    return lambda images: torch.stack([transform(image) for image in images]), module
+
+
+def _lookalike(
+    files: list[str], model: str, snapshot: str, listing: str, precision: str
+) -> tuple[float, dict[str, Any]]:
+    """The public function; its own clock leaves out loading the model, as the others' here do."""
+    import pyarrow.parquet as pq
 
     from lookalike import embed_images
 
+    family = "timm" if model == "lite0" else "SigLIP"
     with tempfile.TemporaryDirectory() as folder:
-        table = pa.table({"filepath": files})
-        result = embed_images(table, Path(folder) / "out.parquet", model.split("-", maxsplit=1)[0], snapshot)
-    return result.seconds
+        output = Path(folder) / "out.parquet"
+        result = embed_images(listing, output, family, snapshot, batch_size=BATCH, precision=precision)
+        vectors = np.stack(pq.read_table(output).column("embedding").to_numpy(zero_copy_only=False)).astype(np.float64)
+    few = 16
+    reference = np.array(_reference(files[:few], model, snapshot)[1])
+    lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(vectors[:few], axis=1)
+    cosine = float(((reference * vectors[:few]).sum(1) / lengths).min())
+    return result.seconds, {"cosine": cosine, "precision": result.identity.numerics.precision}
+
+
+def _ceiling(way: str, files: list[str], model: str, snapshot: str, precision: str) -> float:
+    """Seconds for decoding and preprocessing alone, or for the model alone."""
+    import os
+
+    from lookalike.embedding.readahead import read_ahead
+    from lookalike.encoders.base import LoadRequest
+    from lookalike.encoders.load import load_encoder
+    from lookalike.images.decode import DecodeSettings, decode, read_bytes
+
+    decoding = DecodeSettings("ignore", "clip", 178_956_970)
+    family = "timm" if model == "lite0" else "SigLIP"
+    encoder = load_encoder(family, LoadRequest(snapshot, "", "auto", precision, decoding))
+    threads = os.cpu_count() or 1
+
+    def prepare(file: str) -> Any:
+        return encoder.preprocessing(decode(read_bytes(file), decoding).image)
+
+    started = time.perf_counter()
+    pixels = list(read_ahead(prepare, files, threads=threads, ahead=BATCH + threads))
+    if way == "forward-only":
+        batches = [np.stack(pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
+        encoder.encode(batches[0][:8])  # the first pass also plans its kernels
+        started = time.perf_counter()
+        for batch in batches:
+            encoder.encode(batch)
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
-    _child(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    _child(*sys.argv[2:])

@@ -101,6 +101,19 @@ ODD = {
 }
 
 
+TRANSPARENT = {
+    "png palette with transparency",
+    "png rgb with transparent colour",
+    "png grey with alpha",
+    "png rgba",
+    "webp with alpha",
+}
+#: What the installed transformers makes of a transparent black pixel: white, or black in older releases.
+REFERENCE_COMPOSITES = (
+    SiglipImageProcessorPil()(images=Image.new("RGBA", (8, 8)), return_tensors="np")["pixel_values"].min() > 0
+)
+
+
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize(
     ("ours", "reference"), [(CLIP, CLIPImageProcessorPil), (SIGLIP, SiglipImageProcessorPil)], ids=["CLIP", "SigLIP"]
@@ -108,6 +121,8 @@ ODD = {
 def test_odd_images_give_the_reference_processors_pixels(name, ours, reference):
     """Section 6: preprocessing is the repository's own processor; here bit for bit, also on odd images."""
     data = ODD[name]()
+    if name in TRANSPARENT and not REFERENCE_COMPOSITES:
+        pytest.skip("this release of transformers drops transparency; newer ones composite on white, as we do")
     expected = reference()(images=Image.open(io.BytesIO(data)), return_tensors="np")["pixel_values"][0]
     pixels = ours(decode(data, AS_REFERENCE).image)
     assert pixels.dtype == np.float32
