@@ -14,6 +14,7 @@ from sklearn.datasets import load_sample_image
 from transformers import AutoImageProcessor, CLIPModel, SiglipModel
 
 from lookalike import ConfigError, EncoderError, EncoderIdentity, embed_images, mine
+from lookalike.encoders.timm import read_preprocessing
 from lookalike.workflow.demo_data import solar, write_encoder
 
 
@@ -91,6 +92,16 @@ def test_timm_agrees_with_timm_on_real_weights(lite0, cells, tmp_path):
     assert cosines(vectors_of(result), reference).min() > 0.99999
     assert result.identity.model.dimension == reference.shape[1] == 1280
     assert result.identity.model.architecture == "tf_efficientnet_lite0"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("shape", [(300, 300), (301, 418), (417, 302), (61, 500), (1, 1)])
+def test_timm_preprocessing_is_timms_own_bit_for_bit(lite0, shape, mode):
+    model = timm.create_model(f"local-dir:{lite0}", num_classes=0)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)).convert(mode)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    expected = transform(image.convert("RGB")).numpy()
+    np.testing.assert_array_equal(read_preprocessing(model, "here")(image), expected)
 
 
 @pytest.mark.parametrize(("photo", "label"), [("flower.jpg", "daisy"), ("china.jpg", "palace")])
