@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import embed, search
+from benchmarks import card, embed, search
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
     embed.add_arguments(commands.add_parser("embed", help="images/s and peak memory against the reference's way"))
+    card.add_arguments(commands.add_parser("card", help="images/s and fidelity on one GPU"))
     search.add_arguments(commands.add_parser("search", help="seconds and peak memory against scikit-learn"))
     arguments = parser.parse_args()
     arguments.run(arguments)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lookalike import ImagesFailed, TableError, embed_images
-from lookalike.embedding.engine import Job, Stages, embed
+from lookalike.embedding.engine import Job, PillowPreparer, Stages, embed
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.outcome import Reason
 from lookalike.images.preprocess import Preprocessing
@@ -48,7 +48,8 @@ def files(tmp_path):
 
 def job(files, encoder, batch_size=4, **changes):
     callbacks = {"on_rejected": lambda image: None, "on_progress": lambda done: None, "on_begin": lambda span: None}
-    return Job(files, encoder, DECODING, batch_size, **{**callbacks, **changes})
+    preparer = PillowPreparer(files, encoder, DECODING, batch_size)
+    return Job(files, encoder, preparer, batch_size, **{**callbacks, **changes})
 
 
 def test_bad_images_fall_out_before_batching_and_order_is_kept(files):

@@ -5,8 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from lookalike import embed_images
+from lookalike.embedding.card import preprocess_on_card
+from lookalike.images.preprocess import Preprocessing
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -48,3 +51,64 @@ def test_a_card_that_is_not_there_is_named(clip_snapshot, images, tmp_path):
 
     with pytest.raises(ConfigError, match="cuda:0"):
         embed_images(images, tmp_path / "out.parquet", "CLIP", str(clip_snapshot), device="cuda:99")
+
+
+def jpeg(path, height, width, seed, **options):
+    """A photo-like picture: noise at several scales."""
+    random = np.random.default_rng(seed)
+    layers = [
+        Image.fromarray(random.integers(0, 256, (max(2, height // scale), max(2, width // scale), 3), np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        for scale in (4, 16, 64)
+    ]
+    picture = Image.fromarray(np.mean([np.asarray(layer, np.float32) for layer in layers], axis=0).astype(np.uint8))
+    picture.convert(options.pop("mode", "RGB")).save(path, options.pop("format", "JPEG"), **options)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Files for nvJPEG, files for Pillow, and bad files, mixed."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(20):
+        jpeg(folder / f"plain{number}.jpg", 300 + 7 * (number % 3), 500, number, quality=90)
+    jpeg(folder / "grey.jpg", 200, 300, 1, mode="L")
+    jpeg(folder / "progressive.jpg", 200, 300, 2, progressive=True)
+    jpeg(folder / "cmyk.jpg", 200, 300, 3, mode="CMYK")
+    jpeg(folder / "png.jpg", 200, 300, 4, format="PNG")
+    jpeg(folder / "small.jpg", 9, 5, 5)
+    whole = (folder / "plain0.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "damaged.jpg").write_bytes(whole[:300] + b"\xff\xd9")
+    (folder / "text.jpg").write_text("text")
+    return folder
+
+
+@pytest.mark.parametrize(("model", "snapshot"), [("CLIP", "clip_snapshot"), ("SigLIP", "siglip_snapshot")])
+def test_decoding_on_the_card_agrees_with_pillow(model, snapshot, mixed, tmp_path, request):
+    """Same rows, same quarantine, vectors within a cosine of 0.9999; the decoder stands in the numerics."""
+    folder = str(request.getfixturevalue(snapshot))
+    settings = {"device": "cuda", "precision": "fp32", "batch_size": 8}
+    pillow = embed_images(mixed, tmp_path / "pillow.parquet", model, folder, decoder="pillow", **settings)
+    card = embed_images(mixed, tmp_path / "card.parquet", model, folder, decoder="nvjpeg", **settings)
+    assert card.identity.numerics.decoder == "nvjpeg"
+    assert card.identity.fingerprint == pillow.identity.fingerprint
+    paths = [pq.read_table(result.path).column("filepath").to_pylist() for result in (pillow, card)]
+    assert paths[0] == paths[1]
+    assert [(image.row, image.reason) for image in card.quarantined] == [
+        (image.row, image.reason) for image in pillow.quarantined
+    ]
+    assert cosines(vectors_of(pillow), vectors_of(card)).min() > 0.9999
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (37, 500), (20, 20), (225, 224)])
+@pytest.mark.parametrize("kind", ["shortest_edge", "squash"])
+def test_preprocessing_on_the_card_is_pillows_within_a_level(shape, kind):
+    crop = (224, 224) if kind == "shortest_edge" else None
+    preprocessing = Preprocessing(kind, (224, 224), 3, crop, "floor", 1 / 255, (0.0,) * 3, (1.0,) * 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    card = preprocess_on_card(torch.from_numpy(pixels).permute(2, 0, 1)[None].cuda(), preprocessing)[0].cpu().numpy()
+    expected = preprocessing(Image.fromarray(pixels))
+    assert card.shape == expected.shape
+    assert np.abs(card - expected).max() <= 1.01 / 255

@@ -53,6 +53,10 @@ class ImageEmbeddingsConfig:
         "fp32, bf16, fp16, or auto: bf16 for CLIP and SigLIP where the processor or GPU has it (cosine to fp32 at "
         "least 0.9999), fp32 otherwise",
     )
+    decoder: str = setting(
+        "auto",
+        "pillow; nvjpeg: JPEG files are decoded on the CUDA device; auto: nvjpeg where the device is a CUDA device",
+    )
     on_error: str = setting(
         "quarantine", "quarantine: a bad image is set aside and the run goes on; raise: it ends the run"
     )
@@ -67,6 +71,7 @@ class ImageEmbeddingsConfig:
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        one_of("decoder", self.decoder, ("auto", "pillow", "nvjpeg"))
         one_of("on_error", self.on_error, ("quarantine", "raise"))
         one_of("exif", self.exif, ("ignore", "apply"))
         one_of("bit_depth", self.bit_depth, ("clip", "scale"))

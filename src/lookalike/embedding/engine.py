@@ -11,12 +11,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lookalike.embedding.readahead import read_ahead
-from lookalike.encoders.base import Encoder
+from lookalike.encoders.base import Encoder, Pixels
 from lookalike.images.decode import DecodeSettings, decode, read_bytes
 from lookalike.images.outcome import ImageRejected, QuarantinedImage, Reason
 
@@ -59,6 +60,85 @@ class Stages:
         return "decode-bound" if self.waiting > self.forward else "compute-bound"
 
 
+@dataclass
+class Group:
+    """Images after their thread: ready for the model, or the reason why not.
+
+    Attributes
+    ----------
+    rows:
+        Those that are ready, ascending.
+    pixels:
+        len(rows) x 3 x height x width, an array or a tensor on the encoder's device; None where there are none.
+    rejected:
+        The others with their reason.
+    clipped:
+        How many 16-bit images were clipped.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    pixels: Pixels | None = None
+    rejected: list[tuple[int, ImageRejected]] = field(default_factory=list)
+    clipped: int = 0
+
+
+class Preparer(Protocol):
+    """Reads, decodes and preprocesses groups of images; called on threads.
+
+    Attributes
+    ----------
+    group_size:
+        Images that it takes at a time.
+    threads, ahead:
+        Threads that it wants, and groups in flight.
+    """
+
+    group_size: int
+    threads: int
+    ahead: int
+
+    def __call__(self, rows: Sequence[int]) -> Group:
+        """Prepare the images of some rows."""
+        ...
+
+
+class PillowPreparer:
+    """Prepares images one by one with Pillow, on as many threads as there are cores.
+
+    Parameters
+    ----------
+    filepaths:
+        All paths of the input, local or fsspec URLs.
+    encoder:
+        Gives the preprocessing.
+    decoding:
+        Bounds and rules of decoding.
+    batch_size:
+        About how many prepared images may wait for the model.
+    """
+
+    group_size = 1
+
+    def __init__(self, filepaths: Sequence[str], encoder: Encoder, decoding: DecodeSettings, batch_size: int) -> None:
+        self.threads = os.cpu_count() or 1
+        self.ahead = batch_size + self.threads
+        self._filepaths = filepaths
+        self._preprocessing = encoder.preprocessing
+        self._decoding = decoding
+
+    def __call__(self, rows: Sequence[int]) -> Group:
+        """Prepare one image."""
+        (row,) = rows
+        try:
+            decoded = decode(read_bytes(self._filepaths[row]), self._decoding)
+            width, height = self._preprocessing.resized(*decoded.image.size)
+            if width * height > self._decoding.max_pixels:
+                raise ImageRejected(Reason.TOO_LARGE, f"resizing it would make {width} x {height} pixels")
+            return Group([row], self._preprocessing(decoded.image)[None], clipped=int(decoded.clipped))
+        except ImageRejected as rejected:
+            return Group(rejected=[(row, rejected)])
+
+
 @dataclass(frozen=True)
 class Job:
     """What the engine needs to know.
@@ -66,13 +146,13 @@ class Job:
     Attributes
     ----------
     filepaths:
-        All paths of the input, local or fsspec URLs.
+        All paths of the input.
     encoder:
-        Its preprocessing runs on the threads, its forward pass in the caller's thread.
-    decoding:
-        Bounds and rules of decoding.
+        Its forward pass runs in the caller's thread.
+    preparer:
+        Runs on threads, ahead of the model.
     batch_size:
-        Images per forward pass; also how many are prepared ahead.
+        Images per forward pass.
     on_rejected:
         Called for every image that is set aside; may raise to end the run.
     on_progress:
@@ -83,28 +163,18 @@ class Job:
 
     filepaths: Sequence[str]
     encoder: Encoder
-    decoding: DecodeSettings
+    preparer: Preparer
     batch_size: int
     on_rejected: Callable[[QuarantinedImage], None]
     on_progress: Callable[[int], None]
     on_begin: Callable[[range], None]
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """One image after its thread: ready for the model, or the reason why not."""
-
-    row: int
-    pixels: npt.NDArray[np.float32] | None = None
-    rejected: ImageRejected | None = None
-    clipped: bool = False
-
-
 def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
     """Embed the given spans of rows and yield a shard for each, in order.
 
-    Every batch but the last of a shard is full. At most `batch_size` prepared images beside the shard's vectors
-    are held.
+    Every batch but the last of a shard is full. What the preparer has in flight and one batch are held beside the
+    shard's vectors.
 
     Parameters
     ----------
@@ -115,38 +185,26 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
     stages:
         Filled on the way.
     """
-    threads = os.cpu_count() or 1
+    step = job.preparer.group_size
 
-    def rows() -> Iterator[int]:
+    def groups() -> Iterator[range]:
         for span in spans:
             job.on_begin(span)
-            yield from span
+            yield from (span[first : first + step] for first in range(0, len(span), step))
 
-    prepared = read_ahead(lambda row: _prepare(job, row), rows(), threads=threads, ahead=job.batch_size + threads)
+    prepared = read_ahead(job.preparer, groups(), threads=job.preparer.threads, ahead=job.preparer.ahead)
     done = 0
     for span in spans:
         building = _Building(job, span, stages)
-        for _ in span:
+        for first in range(0, len(span), step):
             started = time.perf_counter()
-            image = next(prepared)
+            group = next(prepared)
             stages.waiting += time.perf_counter() - started
-            building.add(image)
-            done += 1
-            if done % job.batch_size == 0:
+            building.add(group)
+            done += len(span[first : first + step])
+            if done % job.batch_size < step:
                 job.on_progress(done)
         yield building.finish()
-
-
-def _prepare(job: Job, row: int) -> _Prepared:
-    """Read, decode and preprocess one image; called on the threads."""
-    try:
-        decoded = decode(read_bytes(job.filepaths[row]), job.decoding)
-        width, height = job.encoder.preprocessing.resized(*decoded.image.size)
-        if width * height > job.decoding.max_pixels:
-            raise ImageRejected(Reason.TOO_LARGE, f"resizing it would make {width} x {height} pixels")
-        return _Prepared(row, job.encoder.preprocessing(decoded.image), clipped=decoded.clipped)
-    except ImageRejected as rejected:
-        return _Prepared(row, rejected=rejected)
 
 
 class _Building:
@@ -156,25 +214,27 @@ class _Building:
         self._job = job
         self._span = span
         self._stages = stages
-        self._batch: list[_Prepared] = []
+        self._waiting_rows: list[int] = []
+        self._waiting: list[Pixels] = []
         self._rows: list[int] = []
         self._vectors: list[npt.NDArray[np.float32]] = []
         self._quarantined: list[QuarantinedImage] = []
         self._clipped = 0
 
-    def add(self, image: _Prepared) -> None:
-        """Take the next image of the span."""
-        if image.rejected is not None:
-            self._set_aside(image.row, image.rejected)
-            return
-        self._clipped += image.clipped
-        self._batch.append(image)
-        if len(self._batch) == self._job.batch_size:
+    def add(self, group: Group) -> None:
+        """Take the next group of the span, and embed as many full batches as there are."""
+        for row, rejected in group.rejected:
+            self._set_aside(row, rejected)
+        self._clipped += group.clipped
+        if group.pixels is not None:
+            self._waiting_rows += group.rows
+            self._waiting.append(group.pixels)
+        while len(self._waiting_rows) >= self._job.batch_size:
             self._forward()
 
     def finish(self) -> Shard:
         """Embed what is left and return the shard."""
-        if self._batch:
+        if self._waiting_rows:
             self._forward()
         vectors = np.concatenate(self._vectors) if self._vectors else np.empty((0, 0), np.float32)
         return Shard(
@@ -186,21 +246,34 @@ class _Building:
         )
 
     def _forward(self) -> None:
-        """Run the model over the batch and set vectors that are not finite aside."""
+        """Run the model over one batch and set vectors that are not finite aside."""
+        size = self._job.batch_size
+        rows, self._waiting_rows = self._waiting_rows[:size], self._waiting_rows[size:]
+        pixels = _concatenated(self._waiting)
+        self._waiting = [pixels[size:]] if self._waiting_rows else []
         started = time.perf_counter()
-        pixels = [image.pixels for image in self._batch if image.pixels is not None]
-        vectors = self._job.encoder.encode(np.stack(pixels))
+        vectors = self._job.encoder.encode(pixels[:size])
         self._stages.forward += time.perf_counter() - started
         finite = np.asarray(np.isfinite(vectors).all(axis=1))
-        for image, fine in zip(self._batch, finite.tolist(), strict=True):
+        for row, fine in zip(rows, finite.tolist(), strict=True):
             if fine:
-                self._rows.append(image.row)
+                self._rows.append(row)
             else:
-                self._set_aside(image.row, ImageRejected(Reason.BAD_VECTOR, "the model gave NaN or infinity"))
+                self._set_aside(row, ImageRejected(Reason.BAD_VECTOR, "the model gave NaN or infinity"))
         self._vectors.append(vectors[finite])
-        self._batch = []
 
     def _set_aside(self, row: int, rejected: ImageRejected) -> None:
         image = QuarantinedImage(row, self._job.filepaths[row], rejected.reason, rejected.detail, rejected.size)
         self._quarantined.append(image)
         self._job.on_rejected(image)
+
+
+def _concatenated(pieces: list[Pixels]) -> Pixels:
+    """Arrays as an array, tensors as a tensor."""
+    if len(pieces) == 1:
+        return pieces[0]
+    if isinstance(pieces[0], np.ndarray):
+        return np.concatenate(pieces)
+    import torch
+
+    return torch.cat(pieces)  # type: ignore[arg-type] - all pieces of a run are of one kind

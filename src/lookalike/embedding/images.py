@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
-from lookalike.embedding.engine import Job, Stages, embed
+from lookalike.embedding.card import DECODER, CardPreparer, can_decode_on_card
+from lookalike.embedding.engine import Job, PillowPreparer, Preparer, Stages, embed
 from lookalike.embedding.shards import Plan, Workplace, digest_of
-from lookalike.encoders.base import Encoder, LoadRequest
+from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.encoders.load import check_model, load_encoder
-from lookalike.errors import ImagesFailed
+from lookalike.errors import ConfigError, ImagesFailed
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.outcome import QuarantinedImage, count_reasons, quarantine_table
 from lookalike.progress import progress
@@ -82,6 +83,7 @@ def embed_images(
     architecture: str = _Config.architecture,
     device: str = _Config.device,
     precision: str = _Config.precision,
+    decoder: str = _Config.decoder,
     on_error: str = _Config.on_error,
     exif: str = _Config.exif,
     bit_depth: str = _Config.bit_depth,
@@ -119,7 +121,7 @@ def embed_images(
     source = str(input_parquet) if is_path else "the given table"
     settings = ImageEmbeddingsConfig(
         source, str(output_parquet), model, model_path, model_config_path, batch_size,
-        architecture, device, precision, on_error, exif, bit_depth, max_pixels, shard_rows,
+        architecture, device, precision, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
     )  # fmt: skip
     settings.validate()
     family = check_model(model, model_path, model_config_path, architecture)
@@ -128,6 +130,8 @@ def embed_images(
     table = read_image_table(input_parquet)
     decoding = DecodeSettings(exif, bit_depth, max_pixels)
     encoder = load_encoder(family, LoadRequest(model_path, architecture, device, precision, decoding))
+    if decoder != "pillow":
+        encoder = _decoding_on_card(encoder, required=decoder == "nvjpeg")
     return _embed_table(table, encoder, decoding, settings)
 
 
@@ -137,13 +141,18 @@ def _embed_table(
     """Embed shard by shard, taking over what an earlier run finished, and make the table of them."""
     output = Path(settings.output_parquet)
     filepaths = table.column("filepath").to_pylist()
+    preparer: Preparer
+    if isinstance(encoder, TorchEncoder) and encoder.identity.numerics.decoder == DECODER:
+        preparer = CardPreparer(filepaths, encoder, decoding, settings.batch_size)
+    else:
+        preparer = PillowPreparer(filepaths, encoder, decoding, settings.batch_size)
     stages = Stages()
     started = time.perf_counter()
     with Workplace(output, _plan(filepaths, encoder, settings), filepaths, settings.shard_rows) as workplace:
         pending = workplace.pending()
         with progress("embedding", sum(map(len, pending)), "images", note=lambda: stages.limit) as advance:
             job = Job(
-                filepaths, encoder, decoding, settings.batch_size,
+                filepaths, encoder, preparer, settings.batch_size,
                 on_rejected=_refuse_bad_image if settings.on_error == "raise" else lambda image: None,
                 on_progress=advance, on_begin=workplace.begin,
             )  # fmt: skip
@@ -151,6 +160,19 @@ def _embed_table(
                 workplace.commit(shard)
         seconds = time.perf_counter() - started
         return _assemble(table, encoder, workplace, settings, _Loop(sum(map(len, pending)), seconds, stages))
+
+
+def _decoding_on_card(encoder: Encoder, *, required: bool) -> Encoder:
+    """The encoder with its decoder's name in the identity, where JPEG files can be decoded on its card."""
+    if isinstance(encoder, TorchEncoder) and can_decode_on_card(encoder):
+        numerics = replace(encoder.identity.numerics, decoder=DECODER)
+        return replace(encoder, identity=replace(encoder.identity, numerics=numerics))
+    if required:
+        raise ConfigError(
+            "decoder='nvjpeg' is not possible here",
+            hint="it needs a CUDA device, a torchvision with nvJPEG, and a bilinear or bicubic model; use auto",
+        )
+    return encoder
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from lookalike.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     import torch
+
+#: A batch: a float32 array, or (on a card) a tensor where the encoder is, in the encoder's type.
+Pixels: TypeAlias = "npt.NDArray[np.float32] | torch.Tensor"
 
 
 class Encoder(Protocol):
@@ -41,8 +44,8 @@ class Encoder(Protocol):
         """Turns one decoded image into the array that `encode` takes; called from several threads."""
         ...
 
-    def encode(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Turn a batch (images x 3 x height x width, float32) into vectors (images x dimension, float32)."""
+    def encode(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Turn a batch (images x 3 x height x width) into vectors (images x dimension, float32)."""
         ...
 
 
@@ -96,13 +99,14 @@ class TorchEncoder:
     dtype: torch.dtype
     cpu_slice: int
 
-    def encode(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def encode(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """See `Encoder.encode`."""
         import torch
 
         size = self.cpu_slice if self.device.type == "cpu" else len(pixels)
         with torch.inference_mode():
-            slices = torch.split(torch.from_numpy(pixels), size)
+            batch = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+            slices = torch.split(batch, size)
             vectors = torch.cat([self.forward(part.to(self.device, self.dtype)).float().cpu() for part in slices])
             return vectors.numpy()
 

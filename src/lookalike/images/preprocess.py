@@ -65,7 +65,7 @@ class Preprocessing:
             image = image.resize((width, height), resample=Image.Resampling(self.resample))
         pixels = np.asarray(image)
         if self.crop is not None:
-            pixels = _centre_crop(pixels, self.crop, self.crop_rounding)
+            pixels = self._cropped(pixels)
         if pixels.ndim == 2:
             return self._lookup[:, pixels]
         return np.stack([self._lookup[channel][pixels[:, :, channel]] for channel in range(3)])
@@ -80,6 +80,33 @@ class Preprocessing:
             return edge, max(1, int(edge * height / width))
         return max(1, int(edge * width / height)), edge
 
+    def crop_window(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where the centre crop of an image begins, and how many zeros go above and left of it first.
+
+        Zeros are added only where the image is smaller than the crop.
+        """
+        assert self.crop is not None
+        start, padding = [], []
+        for length, wanted in ((height, self.crop[0]), (width, self.crop[1])):
+            # Odd remainders: transformers rounds padding up and the start down, torchvision the other way.
+            floor = self.crop_rounding == "floor"
+            padding.append(max(0, wanted - length + floor) // 2 if length < wanted else 0)
+            margin = max(0, length - wanted)
+            start.append(margin // 2 if floor else round(margin / 2))
+        return (start[0], start[1]), (padding[0], padding[1])
+
+    def _cropped(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Cut the centre out of an image; where it is smaller, pad with zeros first."""
+        assert self.crop is not None
+        height, width = pixels.shape[:2]
+        (top, left), (above, before) = self.crop_window(height, width)
+        if height < self.crop[0] or width < self.crop[1]:
+            shape = (max(self.crop[0], height), max(self.crop[1], width), *pixels.shape[2:])
+            padded = np.zeros(shape, pixels.dtype)
+            padded[above : above + height, before : before + width] = pixels
+            pixels = padded
+        return pixels[top : top + self.crop[0], left : left + self.crop[1]]
+
     @cached_property
     def _lookup(self) -> Pixels:
         """3 x 256: the model's input for every 8-bit value of every channel."""
@@ -91,22 +118,3 @@ class Preprocessing:
         mean = np.asarray(self.mean, np.float32)[:, None]
         std = np.asarray(self.std, np.float32)[:, None]
         return np.ascontiguousarray((scaled[None, :] - mean) / std)
-
-
-def _centre_crop(pixels: npt.NDArray[np.uint8], crop: tuple[int, int], rounding: str) -> npt.NDArray[np.uint8]:
-    """Cut the centre out of an image; where it is smaller, pad with zeros first."""
-    height, width = pixels.shape[:2]
-    crop_height, crop_width = crop
-    if height < crop_height or width < crop_width:
-        new_height, new_width = max(crop_height, height), max(crop_width, width)
-        padded = np.zeros((new_height, new_width, *pixels.shape[2:]), pixels.dtype)
-        # An odd padding: transformers puts the larger part before the image, torchvision after it.
-        extra = 1 if rounding == "floor" else 0
-        top, left = (new_height - height + extra) // 2, (new_width - width + extra) // 2
-        padded[top : top + height, left : left + width] = pixels
-        pixels, height, width = padded, new_height, new_width
-    if rounding == "round":
-        top, left = round((height - crop_height) / 2), round((width - crop_width) / 2)
-    else:
-        top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    return pixels[top : top + crop_height, left : left + crop_width]

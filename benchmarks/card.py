@@ -1,0 +1,182 @@
+"""One GPU: images/s against the reference's loop on the same card and against two ceilings, and fidelity.
+
+Inputs are photo-like JPEG files (noise at several scales, quality 90), each path given several times. SigLIP-B/16
+with random weights; the vectors' likeness is measured, not the weights' worth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import save, summary
+
+SIZES = {"jpeg-640x480": (480, 640, 256), "jpeg-1920x1080": (1080, 1920, 64)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m benchmarks card`."""
+    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print and save."""
+    import torch
+
+    from benchmarks.embed import MODELS
+
+    result: dict[str, Any] = {"gpu": torch.cuda.get_device_name(0), "batch": arguments.batch, "rows": []}
+    print(f"{'input':<16} {'reference':>10} {'lookalike':>10} {'decode':>9} {'forward':>9}  ratio  of ceiling")
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot = Path(folder) / "siglip"
+        MODELS["siglip-b16"](snapshot)
+        for name, (height, width, distinct) in SIZES.items():
+            made = [_picture(Path(folder) / f"{name}-{seed}.jpg", height, width, seed) for seed in range(distinct)]
+            count = arguments.images if width < 1000 else arguments.images // 4
+            files = [made[number % distinct] for number in range(count)]
+            result["rows"].append(_measure(name, files, str(snapshot), arguments))
+            if name == "jpeg-640x480":
+                result["fidelity"] = _fidelity(made, str(snapshot), folder)
+    save("card", result)
+
+
+def _measure(name: str, files: list[str], snapshot: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Images/s of every way, in turn."""
+    rates: dict[str, list[float]] = {way: [] for way in ("reference", "lookalike", "decode", "forward")}
+    limit = ""
+    for turn in range(arguments.repeat + 1):
+        measured: dict[str, float] = {"reference": _reference(files[:256], snapshot)}
+        measured["lookalike"], limit = _lookalike(files, snapshot, arguments.batch)
+        measured["decode"], measured["forward"] = _ceilings(files, snapshot, arguments.batch)
+        if turn:  # the first turn warms up
+            for way, rate in measured.items():
+                rates[way].append(rate)
+    row: dict[str, Any] = {way: summary(values) for way, values in rates.items()}
+    middle = {way: row[way]["median"] for way in rates}
+    row |= {
+        "input": name,
+        "limit": limit,
+        "ratio_to_reference": middle["lookalike"] / middle["reference"],
+        "ratio_to_ceiling": middle["lookalike"] / min(middle["decode"], middle["forward"]),
+    }
+    print(
+        f"{name:<16} {middle['reference']:>10.0f} {middle['lookalike']:>10.0f} {middle['decode']:>9.0f} "
+        f"{middle['forward']:>9.0f} {row['ratio_to_reference']:>6.1f} {row['ratio_to_ceiling']:>11.2f}  {limit}"
+    )
+    return row
+
+
+def _picture(path: Path, height: int, width: int, seed: int) -> str:
+    from PIL import Image
+
+    random = np.random.default_rng(seed)
+    layers = [
+        Image.fromarray(random.integers(0, 256, (height // scale, width // scale, 3), np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        for scale in (4, 16, 64)
+    ]
+    mean = np.mean([np.asarray(layer, np.float32) for layer in layers], axis=0)
+    Image.fromarray(mean.astype(np.uint8)).save(path, quality=90)
+    return str(path)
+
+
+def _reference(files: list[str], snapshot: str) -> float:
+    """The reference's loop on the card."""
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, SiglipVisionModel
+
+    module = SiglipVisionModel.from_pretrained(snapshot).eval().cuda()
+    processor = AutoImageProcessor.from_pretrained(snapshot, backend="pil")
+    started = time.perf_counter()
+    vectors: list[list[float]] = []
+    for first in range(0, len(files), 64):
+        images = [Image.open(file).convert("RGB") for file in files[first : first + 64]]
+        with torch.no_grad():
+            output = module(**processor(images=images, return_tensors="pt").to("cuda")).pooler_output
+        vectors += output.cpu().numpy().tolist()
+    return len(files) / (time.perf_counter() - started)
+
+
+def _lookalike(files: list[str], snapshot: str, batch: int) -> tuple[float, str]:
+    import pyarrow as pa
+
+    from lookalike import embed_images
+
+    with tempfile.TemporaryDirectory() as folder:
+        table = pa.table({"filepath": files})
+        result = embed_images(table, Path(folder) / "out.parquet", "SigLIP", snapshot, batch_size=batch)
+    return result.images / result.seconds, result.limit
+
+
+def _ceilings(files: list[str], snapshot: str, batch: int) -> tuple[float, float]:
+    """Images/s of the card's decoding and preprocessing alone, and of the model alone."""
+    import torch
+
+    from lookalike.embedding.card import CardPreparer
+    from lookalike.embedding.readahead import read_ahead
+    from lookalike.encoders.base import LoadRequest
+    from lookalike.encoders.load import load_encoder
+    from lookalike.images.decode import DecodeSettings
+
+    decoding = DecodeSettings("ignore", "clip", 178_956_970)
+    encoder: Any = load_encoder("SigLIP", LoadRequest(snapshot, "", "cuda", "auto", decoding))
+    preparer = CardPreparer(files, encoder, decoding, batch)
+    groups = [range(first, min(first + batch, len(files))) for first in range(0, len(files), batch)]
+    started = time.perf_counter()
+    for group in read_ahead(preparer, groups, threads=preparer.threads, ahead=preparer.ahead):
+        pixels = group.pixels
+    torch.cuda.synchronize()
+    decode = len(files) / (time.perf_counter() - started)
+    encoder.encode(pixels)
+    started = time.perf_counter()
+    for _ in groups:
+        encoder.encode(pixels)
+    return decode, len(groups) * len(pixels) / (time.perf_counter() - started)
+
+
+def _fidelity(files: list[str], snapshot: str, folder: str) -> list[dict[str, Any]]:
+    """Cosine to the fp32 model behind Pillow, and how many of the five nearest neighbours stay the same."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from lookalike import embed_images, nearest_neighbors
+
+    vectors = {}
+    for precision, decoder in (
+        ("fp32", "pillow"),
+        ("bf16", "pillow"),
+        ("fp16", "pillow"),
+        ("fp32", "nvjpeg"),
+        ("bf16", "nvjpeg"),
+    ):
+        output = Path(folder) / "fidelity.parquet"
+        table = pa.table({"filepath": files})
+        embed_images(table, output, "SigLIP", snapshot, precision=precision, decoder=decoder, device="cuda")
+        column = pq.read_table(output).column("embedding").to_numpy(zero_copy_only=False)
+        vectors[precision, decoder] = np.stack(column)
+    reference = vectors["fp32", "pillow"]
+    nearest = nearest_neighbors(reference, reference, 5, "cosine").rows
+    rows = []
+    for (precision, decoder), found in vectors.items():
+        lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(found, axis=1)
+        cosines = (reference.astype(np.float64) * found).sum(1) / lengths
+        same = np.mean(
+            [
+                len(set(a) & set(b)) / 5
+                for a, b in zip(nearest, nearest_neighbors(found, found, 5, "cosine").rows, strict=True)
+            ]
+        )
+        rows.append({"precision": precision, "decoder": decoder, "least_cosine": float(cosines.min()),
+                     "mean_cosine": float(cosines.mean()), "same_top5": float(same)})  # fmt: skip
+        print(rows[-1])
+    return rows
