@@ -18,6 +18,9 @@ from benchmarks.common import save, summary
 
 SIZES = {"jpeg-640x480": (480, 640, 256), "jpeg-1920x1080": (1080, 1920, 64)}
 
+#: What is compared with fp32 behind Pillow.
+FIDELITY = (("fp32", "pillow"), ("bf16", "pillow"), ("fp16", "pillow"), ("fp32", "nvjpeg"), ("bf16", "nvjpeg"))
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks card`."""
@@ -114,7 +117,8 @@ def _lookalike(files: list[str], snapshot: str, batch: int) -> tuple[float, str]
 
     with tempfile.TemporaryDirectory() as folder:
         table = pa.table({"filepath": files})
-        result = embed_images(table, Path(folder) / "out.parquet", "SigLIP", snapshot, batch_size=batch)
+        output = Path(folder) / "out.parquet"
+        result = embed_images(table, output, "SigLIP", snapshot, batch_size=batch, decoder="nvjpeg")
     return result.images / result.seconds, result.limit
 
 
@@ -152,31 +156,19 @@ def _fidelity(files: list[str], snapshot: str, folder: str) -> list[dict[str, An
     from lookalike import embed_images, nearest_neighbors
 
     vectors = {}
-    for precision, decoder in (
-        ("fp32", "pillow"),
-        ("bf16", "pillow"),
-        ("fp16", "pillow"),
-        ("fp32", "nvjpeg"),
-        ("bf16", "nvjpeg"),
-    ):
+    for precision, decoder in FIDELITY:
         output = Path(folder) / "fidelity.parquet"
         table = pa.table({"filepath": files})
         embed_images(table, output, "SigLIP", snapshot, precision=precision, decoder=decoder, device="cuda")
-        column = pq.read_table(output).column("embedding").to_numpy(zero_copy_only=False)
-        vectors[precision, decoder] = np.stack(column)
-    reference = vectors["fp32", "pillow"]
+        vectors[precision, decoder] = np.stack(pq.read_table(output).column("embedding").to_numpy(zero_copy_only=False))
+    reference = vectors["fp32", "pillow"].astype(np.float64)
     nearest = nearest_neighbors(reference, reference, 5, "cosine").rows
     rows = []
     for (precision, decoder), found in vectors.items():
-        lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(found, axis=1)
-        cosines = (reference.astype(np.float64) * found).sum(1) / lengths
-        same = np.mean(
-            [
-                len(set(a) & set(b)) / 5
-                for a, b in zip(nearest, nearest_neighbors(found, found, 5, "cosine").rows, strict=True)
-            ]
-        )
-        rows.append({"precision": precision, "decoder": decoder, "least_cosine": float(cosines.min()),
-                     "mean_cosine": float(cosines.mean()), "same_top5": float(same)})  # fmt: skip
+        cosines = (reference * found).sum(1) / np.linalg.norm(reference, axis=1) / np.linalg.norm(found, axis=1)
+        mine = nearest_neighbors(found, found, 5, "cosine").rows
+        same = [len(set(one) & set(two)) / 5 for one, two in zip(nearest, mine, strict=True)]
+        row = {"least_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
+        rows.append({"precision": precision, "decoder": decoder, **row, "same_top5": float(np.mean(same))})
         print(rows[-1])
     return rows

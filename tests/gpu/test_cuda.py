@@ -87,7 +87,7 @@ def mixed(tmp_path):
 
 @pytest.mark.parametrize(("model", "snapshot"), [("CLIP", "clip_snapshot"), ("SigLIP", "siglip_snapshot")])
 def test_decoding_on_the_card_agrees_with_pillow(model, snapshot, mixed, tmp_path, request):
-    """Same rows, same quarantine, vectors within a cosine of 0.9999; the decoder stands in the numerics."""
+    """Same rows, same quarantine, vectors within a cosine of 0.999; the decoder stands in the numerics."""
     folder = str(request.getfixturevalue(snapshot))
     settings = {"device": "cuda", "precision": "fp32", "batch_size": 8}
     pillow = embed_images(mixed, tmp_path / "pillow.parquet", model, folder, decoder="pillow", **settings)
@@ -99,7 +99,7 @@ def test_decoding_on_the_card_agrees_with_pillow(model, snapshot, mixed, tmp_pat
     assert [(image.row, image.reason) for image in card.quarantined] == [
         (image.row, image.reason) for image in pillow.quarantined
     ]
-    assert cosines(vectors_of(pillow), vectors_of(card)).min() > 0.9999
+    assert cosines(vectors_of(pillow), vectors_of(card)).min() > 0.999
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (37, 500), (20, 20), (225, 224)])

@@ -54,8 +54,9 @@ class ImageEmbeddingsConfig:
         "least 0.9999), fp32 otherwise",
     )
     decoder: str = setting(
-        "auto",
-        "pillow; nvjpeg: JPEG files are decoded on the CUDA device; auto: nvjpeg where the device is a CUDA device",
+        "pillow",
+        "pillow: as the reference; nvjpeg: JPEG files are decoded on the CUDA device, several times faster, with a "
+        "cosine to the reference of about 0.9995 on colourful images",
     )
     on_error: str = setting(
         "quarantine", "quarantine: a bad image is set aside and the run goes on; raise: it ends the run"
@@ -71,7 +72,7 @@ class ImageEmbeddingsConfig:
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
-        one_of("decoder", self.decoder, ("auto", "pillow", "nvjpeg"))
+        one_of("decoder", self.decoder, ("pillow", "nvjpeg"))
         one_of("on_error", self.on_error, ("quarantine", "raise"))
         one_of("exif", self.exif, ("ignore", "apply"))
         one_of("bit_depth", self.bit_depth, ("clip", "scale"))

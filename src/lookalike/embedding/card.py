@@ -1,8 +1,9 @@
 """Decoding and preprocessing on a CUDA card: nvJPEG, antialiased resize and normalisation, a group at a time.
 
 Only plain JPEG files (baseline, grey or three components, with their end marker) go to nvJPEG; everything else is
-decoded by Pillow and joins them on the card. The pixels differ from Pillow's by rounding, about one level of 255,
-so the decoder's name stands in the numerics of the encoder's identity.
+decoded by Pillow and joins them on the card. nvJPEG spreads subsampled colour in another way than Pillow's libjpeg, so
+vectors of colourful images differ (a cosine of 0.9995 was measured): it is used only when it is asked for, and its name
+stands in the numerics of the encoder's identity.
 """
 
 from __future__ import annotations
@@ -176,8 +177,10 @@ def preprocess_on_card(images: torch.Tensor, preprocessing: Preprocessing) -> to
     pixels = images.float()
     if (high, wide) != (height, width):
         mode = _MODES[preprocessing.resample]
-        pixels = interpolate(pixels, (high, wide), mode=mode, antialias=True, align_corners=False)
-        pixels = pixels.round_().clamp_(0, 255)  # as Pillow, which stores the resized image in 8 bits
+        # As Pillow: first across, then down, with 8-bit values after each.
+        for size in ((height, wide), (high, wide)):
+            pixels = interpolate(pixels, size, mode=mode, antialias=True, align_corners=False)
+            pixels = pixels.round_().clamp_(0, 255)
     if preprocessing.crop is not None:
         (top, left), (above, before) = preprocessing.crop_window(high, wide)
         crop_height, crop_width = preprocessing.crop

@@ -276,4 +276,4 @@ def _concatenated(pieces: list[Pixels]) -> Pixels:
         return np.concatenate(pieces)
     import torch
 
-    return torch.cat(pieces)  # type: ignore[arg-type] - all pieces of a run are of one kind
+    return torch.cat([piece for piece in pieces if isinstance(piece, torch.Tensor)])

@@ -130,8 +130,8 @@ def embed_images(
     table = read_image_table(input_parquet)
     decoding = DecodeSettings(exif, bit_depth, max_pixels)
     encoder = load_encoder(family, LoadRequest(model_path, architecture, device, precision, decoding))
-    if decoder != "pillow":
-        encoder = _decoding_on_card(encoder, required=decoder == "nvjpeg")
+    if decoder == "nvjpeg":
+        encoder = _decoding_on_card(encoder)
     return _embed_table(table, encoder, decoding, settings)
 
 
@@ -162,17 +162,15 @@ def _embed_table(
         return _assemble(table, encoder, workplace, settings, _Loop(sum(map(len, pending)), seconds, stages))
 
 
-def _decoding_on_card(encoder: Encoder, *, required: bool) -> Encoder:
-    """The encoder with its decoder's name in the identity, where JPEG files can be decoded on its card."""
-    if isinstance(encoder, TorchEncoder) and can_decode_on_card(encoder):
-        numerics = replace(encoder.identity.numerics, decoder=DECODER)
-        return replace(encoder, identity=replace(encoder.identity, numerics=numerics))
-    if required:
+def _decoding_on_card(encoder: Encoder) -> Encoder:
+    """The encoder with the card's decoder in its identity."""
+    if not (isinstance(encoder, TorchEncoder) and can_decode_on_card(encoder)):
         raise ConfigError(
             "decoder='nvjpeg' is not possible here",
-            hint="it needs a CUDA device, a torchvision with nvJPEG, and a bilinear or bicubic model; use auto",
+            hint="it needs a CUDA device, a torchvision with nvJPEG, and a bilinear or bicubic model; use pillow",
         )
-    return encoder
+    numerics = replace(encoder.identity.numerics, decoder=DECODER)
+    return replace(encoder, identity=replace(encoder.identity, numerics=numerics))
 
 
 @dataclass(frozen=True)
