@@ -1,5 +1,11 @@
 """The engine and `embed_images`, with a model that marks what it saw."""
 
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -7,14 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lookalike import ImagesFailed, TableError, embed_images
+from lookalike import ConfigError, ImagesFailed, TableError, embed_images
+from lookalike.embedding import engine as engine_module
 from lookalike.embedding import images as images_module
 from lookalike.embedding.engine import Outcomes, embed
 from lookalike.images.decode import DecodeSettings
+from lookalike.images.locate import ReadSettings
 from lookalike.images.outcome import Reason
 from lookalike.images.preprocess import Preprocessing
 
 DECODING = DecodeSettings("ignore", "clip", 10**6)
+READING = {"reading": ReadSettings("", 10**6, 0), "time_limit": 60.0}
 
 
 class MeanEncoder:
@@ -49,7 +58,7 @@ def files(tmp_path):
 
 def test_bad_images_fall_out_before_batching_and_order_is_kept(files):
     encoder, outcomes = MeanEncoder(), Outcomes()
-    batches = list(embed(files, encoder, DECODING, 4, outcomes))
+    batches = list(embed(files, encoder, DECODING, 4, outcomes, **READING))
     assert encoder.batches == [4, 4, 1]
     rows = np.concatenate([batch.rows for batch in batches])
     vectors = np.concatenate([batch.vectors for batch in batches])
@@ -69,7 +78,7 @@ def test_an_image_whose_resized_form_would_be_huge_is_set_aside(tmp_path):
     encoder.preprocessing = Preprocessing(
         "shortest_edge", (224, 224), 3, (224, 224), "floor", 1.0, (0.0,) * 3, (1.0,) * 3
     )
-    assert list(embed([str(tmp_path / "line.png")], encoder, DECODING, 4, outcomes)) == []
+    assert list(embed([str(tmp_path / "line.png")], encoder, DECODING, 4, outcomes, **READING)) == []
     assert outcomes.quarantined[0].reason is Reason.TOO_LARGE
 
 
@@ -77,7 +86,7 @@ def test_a_bug_in_an_encoder_is_not_an_outcome(files):
     encoder = MeanEncoder()
     encoder.encode = lambda pixels: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        list(embed(files, encoder, DECODING, 4, Outcomes()))
+        list(embed(files, encoder, DECODING, 4, Outcomes(), **READING))
 
 
 def test_tables_frames_and_row_groups(clip_snapshot, images, tmp_path, monkeypatch):
@@ -119,3 +128,88 @@ def test_an_output_over_the_input_is_refused(clip_snapshot, images, tmp_path):
     pq.write_table(pa.table({"filepath": [str(next(images.iterdir()))]}), table)
     with pytest.raises(TableError, match="would be overwritten"):
         embed_images(table, tmp_path / "." / "table.parquet", "CLIP", str(clip_snapshot))
+
+
+def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, monkeypatch):
+    """Its image is quarantined at its turn, in its place; the images after it are embedded."""
+    release, hung = threading.Event(), Path(files[4]).read_bytes()
+
+    def decode(data, settings):
+        if data == hung:
+            release.wait(120)
+        return real_decode(data, settings)
+
+    real_decode = engine_module.decode
+    monkeypatch.setattr(engine_module, "decode", decode)
+    outcomes = Outcomes()
+    settings = {**READING, "time_limit": 2.0}
+    rows = [row for batch in embed(files, MeanEncoder(), DECODING, 4, outcomes, **settings) for row in batch.rows]
+    assert not release.is_set()
+    release.set()
+    assert rows == [0, 1, 2, 7, 8, 9, 10]
+    (given_up,) = [image for image in outcomes.quarantined if image.row == 4]
+    assert (given_up.reason, given_up.detail) == (Reason.UNREADABLE, "no result after 2 s")
+
+
+HANGING = """
+import sys, threading
+from lookalike.embedding import engine
+from lookalike.images.decode import DecodeSettings
+from lookalike.images.locate import ReadSettings
+from lookalike.images.preprocess import Preprocessing
+
+class Encoder:
+    preprocessing = Preprocessing("squash", (4, 4), 3, None, "floor", 1.0, (0.0,) * 3, (1.0,) * 3)
+
+    def encode(self, pixels):
+        return pixels.mean(axis=(2, 3))
+
+engine.decode = lambda data, settings: threading.Event().wait()
+outcomes = engine.Outcomes()
+list(engine.embed(
+    sys.argv[1:], Encoder(), DecodeSettings("ignore", "clip", 100), 4, outcomes,
+    reading=ReadSettings("", 10**6, 0), time_limit=0.1,
+))
+print([str(image.reason) for image in outcomes.quarantined])
+"""
+
+
+def test_a_process_ends_while_a_decoder_still_hangs(files):
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, files[0], files[1]],
+        capture_output=True, encoding="utf-8", timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['unreadable', 'unreadable']\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_reading_settings_reach_the_files(clip_snapshot, images, tmp_path):
+    """Root, size bound and relative paths, from `embed_images` down; a pipe that nobody writes to blocks nothing."""
+    names = sorted(path.name for path in images.iterdir())
+    largest = max(names, key=lambda name: (images / name).stat().st_size)
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in names:
+        (root / name).write_bytes((images / name).read_bytes())
+    os.mkfifo(root / "pipe.png")
+    outside = str(images / names[0])
+    paths = [*names, "pipe.png", outside, f"../root/{names[1]}"]
+    result = embed_images(
+        pa.table({"filepath": paths}), tmp_path / "out.parquet", "CLIP", str(clip_snapshot),
+        root=str(root), max_bytes=(root / largest).stat().st_size - 1,
+    )  # fmt: skip
+    assert {(image.filepath, image.reason, image.detail.partition(" ")[0]) for image in result.quarantined} == {
+        (largest, Reason.TOO_LARGE, str((root / largest).stat().st_size)),
+        ("pipe.png", Reason.UNREADABLE, "not"),
+        (outside, Reason.UNREADABLE, "outside"),
+    }
+    assert pq.read_table(result.path).column("filepath").to_pylist() == [
+        path for path in paths if path not in (largest, "pipe.png", outside)
+    ]
+
+
+def test_a_root_that_is_no_folder_is_refused_before_any_work(clip_snapshot, images, tmp_path):
+    with pytest.raises(ConfigError, match="root is not a folder"):
+        embed_images(images, tmp_path / "out.parquet", "CLIP", str(clip_snapshot), root=str(tmp_path / "nowhere"))
+    assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from lookalike.embedding.readahead import read_ahead
 from lookalike.encoders.base import Encoder
-from lookalike.images.decode import DecodeSettings, decode, read_bytes
+from lookalike.images.decode import DecodeSettings, decode
+from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import ImageRejected, QuarantinedImage, Reason
 
 
@@ -50,7 +51,14 @@ class _Prepared:
 
 
 def embed(
-    filepaths: Sequence[str], encoder: Encoder, decoding: DecodeSettings, batch_size: int, outcomes: Outcomes
+    filepaths: Sequence[str],
+    encoder: Encoder,
+    decoding: DecodeSettings,
+    batch_size: int,
+    outcomes: Outcomes,
+    *,
+    reading: ReadSettings,
+    time_limit: float,
 ) -> Iterator[Batch]:
     """Embed images, batch by batch.
 
@@ -69,11 +77,15 @@ def embed(
         Images per forward pass; also the most images that are prepared ahead.
     outcomes:
         Filled on the way, and complete when the iterator ends.
+    reading:
+        Which files may be read, and how.
+    time_limit:
+        Seconds for reading, decoding and preprocessing one image; one that takes longer is set aside.
     """
 
     def prepare(row: int) -> _Prepared:
         try:
-            decoded = decode(read_bytes(filepaths[row]), decoding)
+            decoded = decode(read_bytes(filepaths[row], reading), decoding)
             width, height = encoder.preprocessing.resized(*decoded.image.size)
             if width * height > decoding.max_pixels:
                 raise ImageRejected(Reason.TOO_LARGE, f"resizing it would make {width} x {height} pixels")
@@ -81,9 +93,17 @@ def embed(
         except ImageRejected as rejected:
             return _Prepared(row, None, rejected, clipped=False)
 
+    def give_up(row: int) -> _Prepared:
+        return _Prepared(
+            row, None, ImageRejected(Reason.UNREADABLE, f"no result after {time_limit:g} s"), clipped=False
+        )
+
     threads = os.cpu_count() or 1
     batch: list[tuple[int, npt.NDArray[np.float32]]] = []
-    for prepared in read_ahead(prepare, range(len(filepaths)), threads=threads, ahead=batch_size + threads):
+    rows = range(len(filepaths))
+    for prepared in read_ahead(
+        prepare, rows, threads=threads, ahead=batch_size + threads, time_limit=time_limit, on_timeout=give_up
+    ):
         if prepared.pixels is None:
             assert prepared.rejected is not None
             outcomes.quarantined.append(_quarantined(prepared.row, filepaths[prepared.row], prepared.rejected))

@@ -20,6 +20,7 @@ from lookalike.encoders.identity import EncoderIdentity
 from lookalike.encoders.load import check_model, load_encoder
 from lookalike.errors import ImagesFailed
 from lookalike.images.decode import DecodeSettings
+from lookalike.images.locate import ReadSettings, check_root
 from lookalike.images.outcome import QuarantinedImage, count_reasons, quarantine_table
 from lookalike.progress import progress
 from lookalike.tables.atomic import atomic_path, check_output
@@ -82,6 +83,10 @@ def embed_images(
     exif: str = _Config.exif,
     bit_depth: str = _Config.bit_depth,
     max_pixels: int = _Config.max_pixels,
+    max_bytes: int = _Config.max_bytes,
+    root: str = _Config.root,
+    retries: int = _Config.retries,
+    time_limit: float = _Config.time_limit,
 ) -> EmbeddingResult:
     """Embed the images of a table and write an embedding table.
 
@@ -97,6 +102,8 @@ def embed_images(
         The embedding table to write: `filepath`, `embedding` (list of float32), then the other input columns.
     model, model_path, model_config_path, batch_size, architecture, device, on_error, exif, bit_depth, max_pixels:
         As in `ImageEmbeddingsConfig`, which holds the defaults.
+    max_bytes, root, retries, time_limit:
+        Which files are read, and how; as there.
 
     Raises
     ------
@@ -113,9 +120,10 @@ def embed_images(
     source = str(input_parquet) if is_path else "the given table"
     settings = ImageEmbeddingsConfig(
         source, str(output_parquet), model, model_path, model_config_path, batch_size,
-        architecture, device, on_error, exif, bit_depth, max_pixels,
+        architecture, device, on_error, exif, bit_depth, max_pixels, max_bytes, root, retries, time_limit,
     )  # fmt: skip
     settings.validate()
+    check_root(root)
     family = check_model(model, model_path, model_config_path, architecture)
     output = Path(output_parquet)
     check_output(output, inputs=(settings.input_parquet,) if is_path else ())
@@ -134,7 +142,10 @@ def _embed_table(
     outcomes = Outcomes()
     rows = 0
     started = time.perf_counter()
-    batches = embed(filepaths, encoder, decoding, settings.batch_size, outcomes)
+    reading = ReadSettings(settings.root, settings.max_bytes, settings.retries)
+    batches = embed(
+        filepaths, encoder, decoding, settings.batch_size, outcomes, reading=reading, time_limit=settings.time_limit
+    )
     with atomic_path(output) as temporary:
         with EmbeddingTableWriter(temporary, table, encoder.identity.to_json()) as writer:
             columns = tuple(writer.schema.names)
@@ -145,11 +156,12 @@ def _embed_table(
         quarantined = tuple(sorted(outcomes.quarantined, key=lambda image: image.row))
         quarantine_path = _write_quarantine(output, quarantined)
         if not rows:
+            start = settings.root or "the working directory"
             raise ImagesFailed(
                 f"none of the {len(filepaths)} images could be embedded: {count_reasons(quarantined)}; "
                 f"the first: {quarantined[0]}",
                 where=settings.input_parquet,
-                hint=f"{quarantine_path} says why for each; relative paths start in the working directory",
+                hint=f"{quarantine_path} says why for each; relative paths start in {start}",
             )
     warnings = tuple(_warnings(outcomes))
     for warning in warnings:
