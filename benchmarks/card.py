@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import save, summary
+from benchmarks.common import LIMITS, save, summary
 
 SIZES = {"jpeg-640x480": (480, 640, 256), "jpeg-1920x1080": (1080, 1920, 64)}
 
@@ -131,13 +131,14 @@ def _ceilings(files: list[str], snapshot: str, batch: int) -> tuple[float, float
     from lookalike.encoders.base import LoadRequest
     from lookalike.encoders.load import load_encoder
     from lookalike.images.decode import DecodeSettings
+    from lookalike.images.locate import ReadSettings
 
     decoding = DecodeSettings("ignore", "clip", 178_956_970)
     encoder: Any = load_encoder("SigLIP", LoadRequest(snapshot, "", "cuda", "auto", decoding))
-    preparer = CardPreparer(files, encoder, decoding, batch)
+    preparer = CardPreparer(files, encoder, decoding, ReadSettings("", 2**30, 0), batch)
     groups = [range(first, min(first + batch, len(files))) for first in range(0, len(files), batch)]
     started = time.perf_counter()
-    for group in read_ahead(preparer, groups, threads=preparer.threads, ahead=preparer.ahead):
+    for group in read_ahead(preparer, groups, threads=preparer.threads, ahead=preparer.ahead, **LIMITS):
         pixels = group.pixels
     torch.cuda.synchronize()
     decode = len(files) / (time.perf_counter() - started)

@@ -17,6 +17,8 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 #: Both slow NumPy's own BLAS where a machine sets them; they are unset for measurements only.
 _BLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+#: Of the read-ahead alone, where a ceiling is measured.
+LIMITS: dict[str, Any] = {"time_limit": 600.0, "on_timeout": lambda given: None}
 _PACKAGES = ("numpy", "torch", "transformers", "timm", "scikit-learn", "pillow", "pyarrow")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import measure_in_child, peak_memory, save, summary
+from benchmarks.common import LIMITS, measure_in_child, peak_memory, save, summary
 
 WAYS = ("reference", "lookalike", "decode-only", "forward-only")
 BATCH = 64
@@ -210,18 +210,20 @@ def _ceiling(way: str, files: list[str], model: str, snapshot: str, precision: s
     from lookalike.embedding.readahead import read_ahead
     from lookalike.encoders.base import LoadRequest
     from lookalike.encoders.load import load_encoder
-    from lookalike.images.decode import DecodeSettings, decode, read_bytes
+    from lookalike.images.decode import DecodeSettings, decode
+    from lookalike.images.locate import ReadSettings, read_bytes
 
     decoding = DecodeSettings("ignore", "clip", 178_956_970)
+    reading = ReadSettings("", 2**30, 0)
     family = "timm" if model == "lite0" else "SigLIP"
     encoder = load_encoder(family, LoadRequest(snapshot, "", "auto", precision, decoding))
     threads = os.cpu_count() or 1
 
     def prepare(file: str) -> Any:
-        return encoder.preprocessing(decode(read_bytes(file), decoding).image)
+        return encoder.preprocessing(decode(read_bytes(file, reading), decoding).image)
 
     started = time.perf_counter()
-    pixels = list(read_ahead(prepare, files, threads=threads, ahead=BATCH + threads))
+    pixels = list(read_ahead(prepare, files, threads=threads, ahead=BATCH + threads, **LIMITS))
     if way == "forward-only":
         batches = [np.stack(pixels[first : first + BATCH]) for first in range(0, len(pixels), BATCH)]
         encoder.encode(batches[0][:8])  # the first pass also plans its kernels

@@ -1,5 +1,11 @@
 """The engine and `embed_images`, with a model that marks what it saw."""
 
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -7,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lookalike import ImagesFailed, TableError, embed_images
+from lookalike import ConfigError, ImagesFailed, TableError, embed_images
+from lookalike.embedding import engine as engine_module
 from lookalike.embedding.engine import Job, PillowPreparer, Stages, embed
 from lookalike.images.decode import DecodeSettings
+from lookalike.images.locate import ReadSettings
 from lookalike.images.outcome import Reason
 from lookalike.images.preprocess import Preprocessing
 
@@ -47,9 +55,9 @@ def files(tmp_path):
 
 
 def job(files, encoder, batch_size=4, **changes):
-    callbacks = {"on_rejected": lambda image: None, "on_progress": lambda done: None, "on_begin": lambda span: None}
-    preparer = PillowPreparer(files, encoder, DECODING, batch_size)
-    return Job(files, encoder, preparer, batch_size, **{**callbacks, **changes})
+    defaults = {"on_rejected": lambda image: None, "on_progress": lambda done: None, "on_begin": lambda span: None}
+    preparer = PillowPreparer(files, encoder, DECODING, ReadSettings("", 10**6, 0), batch_size)
+    return Job(files, encoder, preparer, batch_size, **{"time_limit": 60.0, **defaults, **changes})
 
 
 def test_bad_images_fall_out_before_batching_and_order_is_kept(files):
@@ -134,3 +142,89 @@ def test_an_output_over_the_input_is_refused(clip_snapshot, images, tmp_path):
     pq.write_table(pa.table({"filepath": [str(next(images.iterdir()))]}), table)
     with pytest.raises(TableError, match="would be overwritten"):
         embed_images(table, tmp_path / "." / "table.parquet", "CLIP", str(clip_snapshot))
+
+
+def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, monkeypatch):
+    """Its image is quarantined at its turn, in its place; the images after it are embedded."""
+    release, hung = threading.Event(), Path(files[4]).read_bytes()
+
+    def decode(data, settings):
+        if data == hung:
+            release.wait(120)
+        return real_decode(data, settings)
+
+    real_decode = engine_module.decode
+    monkeypatch.setattr(engine_module, "decode", decode)
+    (shard,) = embed(job(files, MeanEncoder(), time_limit=2.0), [range(11)], Stages())
+    assert not release.is_set()
+    release.set()
+    assert shard.rows.tolist() == [0, 1, 2, 7, 8, 9, 10]
+    (given_up,) = [image for image in shard.quarantined if image.row == 4]
+    assert (given_up.reason, given_up.detail) == (Reason.UNREADABLE, "no result after 2 s")
+
+
+HANGING = """
+import sys, threading
+from lookalike.embedding import engine
+from lookalike.images.decode import DecodeSettings
+from lookalike.images.locate import ReadSettings
+from lookalike.images.preprocess import Preprocessing
+
+class Encoder:
+    preprocessing = Preprocessing("squash", (4, 4), 3, None, "floor", 1.0, (0.0,) * 3, (1.0,) * 3)
+
+    def encode(self, pixels):
+        return pixels.mean(axis=(2, 3))
+
+engine.decode = lambda data, settings: threading.Event().wait()
+files, encoder = sys.argv[1:], Encoder()
+preparer = engine.PillowPreparer(
+    files, encoder, DecodeSettings("ignore", "clip", 100), ReadSettings("", 10**6, 0), 4
+)
+ignore = lambda *given: None
+(shard,) = engine.embed(
+    engine.Job(files, encoder, preparer, 4, 0.1, ignore, ignore, ignore), [range(len(files))], engine.Stages()
+)
+print([str(image.reason) for image in shard.quarantined])
+"""
+
+
+def test_a_process_ends_while_a_decoder_still_hangs(files):
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, files[0], files[1]],
+        capture_output=True, encoding="utf-8", timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['unreadable', 'unreadable']\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_reading_settings_reach_the_files(clip_snapshot, images, tmp_path):
+    """Root, size bound and relative paths, from `embed_images` down; a pipe that nobody writes to blocks nothing."""
+    names = sorted(path.name for path in images.iterdir())
+    largest = max(names, key=lambda name: (images / name).stat().st_size)
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in names:
+        (root / name).write_bytes((images / name).read_bytes())
+    os.mkfifo(root / "pipe.png")
+    outside = str(images / names[0])
+    paths = [*names, "pipe.png", outside, f"../root/{names[1]}"]
+    result = embed_images(
+        pa.table({"filepath": paths}), tmp_path / "out.parquet", "CLIP", str(clip_snapshot),
+        root=str(root), max_bytes=(root / largest).stat().st_size - 1,
+    )  # fmt: skip
+    assert {(image.filepath, image.reason, image.detail.partition(" ")[0]) for image in result.quarantined} == {
+        (largest, Reason.TOO_LARGE, str((root / largest).stat().st_size)),
+        ("pipe.png", Reason.UNREADABLE, "not"),
+        (outside, Reason.UNREADABLE, "outside"),
+    }
+    assert pq.read_table(result.path).column("filepath").to_pylist() == [
+        path for path in paths if path not in (largest, "pipe.png", outside)
+    ]
+
+
+def test_a_root_that_is_no_folder_is_refused_before_any_work(clip_snapshot, images, tmp_path):
+    with pytest.raises(ConfigError, match="root is not a folder"):
+        embed_images(images, tmp_path / "out.parquet", "CLIP", str(clip_snapshot), root=str(tmp_path / "nowhere"))
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
-from lookalike.images.decode import DecodeSettings, decode, read_bytes
+from lookalike.images.decode import DecodeSettings, decode
 from lookalike.images.outcome import ImageRejected, Reason
 from lookalike.images.preprocess import Preprocessing
 
@@ -211,12 +211,3 @@ def test_random_damage_never_escapes_as_another_exception(seed):
         data[position] = random.integers(256)
     with contextlib.suppress(ImageRejected):
         decode(bytes(data), AS_REFERENCE)
-
-
-def test_a_missing_file_a_folder_and_an_impossible_path(tmp_path):
-    reasons = []
-    for path in (tmp_path / "none.png", tmp_path, "a\0b", "unknownscheme://x/y.png"):
-        with pytest.raises(ImageRejected) as rejected:
-            read_bytes(str(path))
-        reasons.append(rejected.value.reason)
-    assert reasons == [Reason.MISSING, Reason.UNREADABLE, Reason.UNREADABLE, Reason.UNREADABLE]

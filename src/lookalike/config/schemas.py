@@ -68,6 +68,14 @@ class ImageEmbeddingsConfig:
     )
     max_pixels: int = setting(178_956_970, "an image with more pixels than this is set aside unread")
     shard_rows: int = setting(10_000, "rows that are finished together: a killed run loses at most this many")
+    max_bytes: int = setting(1 << 30, "a file with more bytes than this is set aside unread")
+    root: str = setting(
+        "",
+        "a folder or URL: only files inside it are read, links and `..` resolved, and relative paths start in it; "
+        "empty: any file is read, and relative paths start in the working directory",
+    )
+    retries: int = setting(3, "how often a URL that fails for a moment is tried again before it is set aside")
+    time_limit: float = setting(60.0, "seconds for reading and decoding one file; one that takes longer is set aside")
 
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
@@ -81,6 +89,10 @@ class ImageEmbeddingsConfig:
         at_least("shard_rows", self.shard_rows, 1)
         if self.shard_rows > _MOST_SHARD_ROWS:
             raise ConfigError(f"shard_rows={self.shard_rows} is not possible", hint=f"use at most {_MOST_SHARD_ROWS}")
+        at_least("max_bytes", self.max_bytes, 1)
+        at_least("retries", self.retries, 0)
+        if not self.time_limit > 0:  # also refuses NaN
+            raise ConfigError(f"time_limit={self.time_limit} is not possible", hint="time_limit must be more than 0")
 
 
 @dataclass

@@ -17,7 +17,8 @@ import numpy as np
 
 from lookalike.embedding.engine import Group
 from lookalike.encoders.base import TorchEncoder
-from lookalike.images.decode import DecodeSettings, decode, read_bytes
+from lookalike.images.decode import DecodeSettings, decode
+from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import ImageRejected, Reason
 from lookalike.images.preprocess import Preprocessing
 
@@ -58,8 +59,8 @@ class CardPreparer:
     ----------
     encoder:
         Gives device, type and preprocessing.
-    decoding:
-        Bounds and rules of decoding.
+    decoding, reading:
+        Bounds and rules.
     filepaths:
         All paths of the input.
     batch_size:
@@ -71,11 +72,17 @@ class CardPreparer:
     ahead = 4
 
     def __init__(
-        self, filepaths: Sequence[str], encoder: TorchEncoder, decoding: DecodeSettings, batch_size: int
+        self,
+        filepaths: Sequence[str],
+        encoder: TorchEncoder,
+        decoding: DecodeSettings,
+        reading: ReadSettings,
+        batch_size: int,
     ) -> None:
         self.group_size = batch_size
         self._encoder = encoder
         self._decoding = decoding
+        self._reading = reading
         self._filepaths = filepaths
         self._streams = threading.local()
 
@@ -104,7 +111,7 @@ class CardPreparer:
         images: dict[int, torch.Tensor] = {}
         for row in rows:
             try:
-                data = read_bytes(self._filepaths[row])
+                data = read_bytes(self._filepaths[row], self._reading)
                 if self._decoding.exif == "ignore" and is_plain_jpeg(data, self._decoding.max_pixels):
                     plain[row] = data
                 else:

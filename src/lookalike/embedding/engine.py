@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from lookalike.embedding.readahead import read_ahead
 from lookalike.encoders.base import Encoder, Pixels
-from lookalike.images.decode import DecodeSettings, decode, read_bytes
+from lookalike.images.decode import DecodeSettings, decode
+from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import ImageRejected, QuarantinedImage, Reason
 
 
@@ -111,26 +112,34 @@ class PillowPreparer:
         All paths of the input, local or fsspec URLs.
     encoder:
         Gives the preprocessing.
-    decoding:
-        Bounds and rules of decoding.
+    decoding, reading:
+        Bounds and rules.
     batch_size:
         About how many prepared images may wait for the model.
     """
 
     group_size = 1
 
-    def __init__(self, filepaths: Sequence[str], encoder: Encoder, decoding: DecodeSettings, batch_size: int) -> None:
+    def __init__(
+        self,
+        filepaths: Sequence[str],
+        encoder: Encoder,
+        decoding: DecodeSettings,
+        reading: ReadSettings,
+        batch_size: int,
+    ) -> None:
         self.threads = os.cpu_count() or 1
         self.ahead = batch_size + self.threads
         self._filepaths = filepaths
         self._preprocessing = encoder.preprocessing
         self._decoding = decoding
+        self._reading = reading
 
     def __call__(self, rows: Sequence[int]) -> Group:
         """Prepare one image."""
         (row,) = rows
         try:
-            decoded = decode(read_bytes(self._filepaths[row]), self._decoding)
+            decoded = decode(read_bytes(self._filepaths[row], self._reading), self._decoding)
             width, height = self._preprocessing.resized(*decoded.image.size)
             if width * height > self._decoding.max_pixels:
                 raise ImageRejected(Reason.TOO_LARGE, f"resizing it would make {width} x {height} pixels")
@@ -153,6 +162,8 @@ class Job:
         Runs on threads, ahead of the model.
     batch_size:
         Images per forward pass.
+    time_limit:
+        Seconds for reading, decoding and preprocessing one image; one that takes longer is set aside.
     on_rejected:
         Called for every image that is set aside; may raise to end the run.
     on_progress:
@@ -165,6 +176,7 @@ class Job:
     encoder: Encoder
     preparer: Preparer
     batch_size: int
+    time_limit: float
     on_rejected: Callable[[QuarantinedImage], None]
     on_progress: Callable[[int], None]
     on_begin: Callable[[range], None]
@@ -192,7 +204,14 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
             job.on_begin(span)
             yield from (span[first : first + step] for first in range(0, len(span), step))
 
-    prepared = read_ahead(job.preparer, groups(), threads=job.preparer.threads, ahead=job.preparer.ahead)
+    def give_up(rows: Sequence[int]) -> Group:
+        detail = f"no result after {job.time_limit:g} s"
+        return Group(rejected=[(row, ImageRejected(Reason.UNREADABLE, detail)) for row in rows])
+
+    prepared = read_ahead(
+        job.preparer, groups(), threads=job.preparer.threads, ahead=job.preparer.ahead,
+        time_limit=job.time_limit * step, on_timeout=give_up,
+    )  # fmt: skip
     done = 0
     for span in spans:
         building = _Building(job, span, stages)

@@ -20,6 +20,7 @@ from lookalike.encoders.identity import EncoderIdentity
 from lookalike.encoders.load import check_model, load_encoder
 from lookalike.errors import ConfigError, ImagesFailed
 from lookalike.images.decode import DecodeSettings
+from lookalike.images.locate import ReadSettings, check_root
 from lookalike.images.outcome import QuarantinedImage, count_reasons, quarantine_table
 from lookalike.progress import progress
 from lookalike.tables.atomic import atomic_path, check_output
@@ -89,6 +90,10 @@ def embed_images(
     bit_depth: str = _Config.bit_depth,
     max_pixels: int = _Config.max_pixels,
     shard_rows: int = _Config.shard_rows,
+    max_bytes: int = _Config.max_bytes,
+    root: str = _Config.root,
+    retries: int = _Config.retries,
+    time_limit: float = _Config.time_limit,
 ) -> EmbeddingResult:
     """Embed the images of a table and write an embedding table.
 
@@ -122,8 +127,10 @@ def embed_images(
     settings = ImageEmbeddingsConfig(
         source, str(output_parquet), model, model_path, model_config_path, batch_size,
         architecture, device, precision, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
+        max_bytes, root, retries, time_limit,
     )  # fmt: skip
     settings.validate()
+    check_root(root)
     family = check_model(model, model_path, model_config_path, architecture)
     output = Path(output_parquet)
     check_output(output, inputs=(settings.input_parquet,) if is_path else ())
@@ -141,18 +148,19 @@ def _embed_table(
     """Embed shard by shard, taking over what an earlier run finished, and make the table of them."""
     output = Path(settings.output_parquet)
     filepaths = table.column("filepath").to_pylist()
+    reading = ReadSettings(settings.root, settings.max_bytes, settings.retries)
     preparer: Preparer
     if isinstance(encoder, TorchEncoder) and encoder.identity.numerics.decoder == DECODER:
-        preparer = CardPreparer(filepaths, encoder, decoding, settings.batch_size)
+        preparer = CardPreparer(filepaths, encoder, decoding, reading, settings.batch_size)
     else:
-        preparer = PillowPreparer(filepaths, encoder, decoding, settings.batch_size)
+        preparer = PillowPreparer(filepaths, encoder, decoding, reading, settings.batch_size)
     stages = Stages()
     started = time.perf_counter()
     with Workplace(output, _plan(filepaths, encoder, settings), filepaths, settings.shard_rows) as workplace:
         pending = workplace.pending()
         with progress("embedding", sum(map(len, pending)), "images", note=lambda: stages.limit) as advance:
             job = Job(
-                filepaths, encoder, preparer, settings.batch_size,
+                filepaths, encoder, preparer, settings.batch_size, settings.time_limit,
                 on_rejected=_refuse_bad_image if settings.on_error == "raise" else lambda image: None,
                 on_progress=advance, on_begin=workplace.begin,
             )  # fmt: skip
@@ -192,6 +200,9 @@ def _plan(filepaths: list[str], encoder: Encoder, settings: ImageEmbeddingsConfi
             "batch_size": settings.batch_size,
             "shard_rows": settings.shard_rows,
             "max_pixels": settings.max_pixels,
+            "max_bytes": settings.max_bytes,
+            "root": settings.root,
+            "time_limit": settings.time_limit,
             "on_error": settings.on_error,
         },
     )
@@ -216,11 +227,12 @@ def _assemble(
         quarantine_path = _write_quarantine(output, quarantined)
         if not rows:
             workplace.discard()
+            start = settings.root or "the working directory"
             raise ImagesFailed(
                 f"none of the {table.num_rows} images could be embedded: {count_reasons(quarantined)}; "
                 f"the first: {quarantined[0]}",
                 where=settings.input_parquet,
-                hint=f"{quarantine_path} says why for each; relative paths start in the working directory",
+                hint=f"{quarantine_path} says why for each; relative paths start in {start}",
             )
     warnings = tuple(_warnings(quarantined, clipped))
     for warning in warnings:

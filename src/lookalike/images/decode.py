@@ -1,4 +1,4 @@
-"""From a path to pixels, as transformers' own reference would see them, within bounds.
+"""From bytes to pixels, as transformers' own reference would see them, within bounds.
 
 The rules (transformers 5, `convert_to_rgb`): the first frame; anything with transparency is composited on
 white; every other mode goes through Pillow's conversion to RGB; EXIF orientation is not applied. Grey images
@@ -15,13 +15,10 @@ import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import fsspec
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lookalike.errors import MissingDependency
 from lookalike.images.outcome import ImageRejected, Reason
 
 #: What Pillow's decoders raise on damaged data. A closed list: anything else is a bug and propagates.
@@ -64,28 +61,6 @@ class Decoded:
 
     image: Image.Image
     clipped: bool
-
-
-def read_bytes(path: str) -> bytes:
-    """Read a local file or fsspec URL.
-
-    Raises
-    ------
-    ImageRejected
-        When it is missing or unreadable.
-    """
-    try:
-        if "://" in path:
-            with fsspec.open(path, "rb") as stream:
-                return bytes(stream.read())
-        return Path(path).read_bytes()
-    except ImportError as error:
-        raise MissingDependency(f"a package that opens it is not installed: {error}", where=path) from error
-    except FileNotFoundError:
-        raise ImageRejected(Reason.MISSING, "no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a path with a null byte, a URL of an unknown kind
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageRejected(Reason.UNREADABLE, reason) from None
 
 
 def decode(data: bytes, settings: DecodeSettings) -> Decoded:
