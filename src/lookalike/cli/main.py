@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
+from lookalike.cli import cache
 from lookalike.cli.status import report_errors, set_up_logging
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cache.app, name="cache")
 
 
 def main() -> None:
