@@ -21,6 +21,9 @@ SIZES = {"jpeg-640x480": (480, 640, 256), "jpeg-1920x1080": (1080, 1920, 64)}
 #: What is compared with fp32 behind Pillow.
 FIDELITY = (("fp32", "pillow"), ("bf16", "pillow"), ("fp16", "pillow"), ("fp32", "nvjpeg"), ("bf16", "nvjpeg"))
 
+#: The fast path.
+FAST: dict[str, Any] = {"precision": "auto", "decoder": "nvjpeg", "cache_dir": "off"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks card`."""
@@ -118,7 +121,7 @@ def _lookalike(files: list[str], snapshot: str, batch: int) -> tuple[float, str]
     with tempfile.TemporaryDirectory() as folder:
         table = pa.table({"filepath": files})
         output = Path(folder) / "out.parquet"
-        result = embed_images(table, output, "SigLIP", snapshot, batch_size=batch, decoder="nvjpeg")
+        result = embed_images(table, output, "SigLIP", snapshot, batch_size=batch, **FAST)
     return result.images / result.seconds, result.limit
 
 
@@ -127,6 +130,7 @@ def _ceilings(files: list[str], snapshot: str, batch: int) -> tuple[float, float
     import torch
 
     from lookalike.embedding.card import CardPreparer
+    from lookalike.embedding.engine import CacheLookup
     from lookalike.embedding.readahead import read_ahead
     from lookalike.encoders.base import LoadRequest
     from lookalike.encoders.load import load_encoder
@@ -135,7 +139,9 @@ def _ceilings(files: list[str], snapshot: str, batch: int) -> tuple[float, float
 
     decoding = DecodeSettings("ignore", "clip", 178_956_970)
     encoder: Any = load_encoder("SigLIP", LoadRequest(snapshot, "", "cuda", "auto", decoding))
-    preparer = CardPreparer(files, encoder, decoding, ReadSettings("", 2**30, 0), batch)
+    preparer = CardPreparer(
+        files, encoder, decoding, ReadSettings("", 2**30, 0), batch, CacheLookup(None, files, 2**30, by_path=True)
+    )
     groups = [range(first, min(first + batch, len(files))) for first in range(0, len(files), batch)]
     started = time.perf_counter()
     for group in read_ahead(preparer, groups, threads=preparer.threads, ahead=preparer.ahead, **LIMITS):
@@ -160,7 +166,9 @@ def _fidelity(files: list[str], snapshot: str, folder: str) -> list[dict[str, An
     for precision, decoder in FIDELITY:
         output = Path(folder) / "fidelity.parquet"
         table = pa.table({"filepath": files})
-        embed_images(table, output, "SigLIP", snapshot, precision=precision, decoder=decoder, device="cuda")
+        embed_images(
+            table, output, "SigLIP", snapshot, precision=precision, decoder=decoder, device="cuda", cache_dir="off"
+        )
         vectors[precision, decoder] = np.stack(pq.read_table(output).column("embedding").to_numpy(zero_copy_only=False))
     reference = vectors["fp32", "pillow"].astype(np.float64)
     nearest = nearest_neighbors(reference, reference, 5, "cosine").rows

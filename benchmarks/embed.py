@@ -194,7 +194,7 @@ def _lookalike(
     family = "timm" if model == "lite0" else "SigLIP"
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.parquet"
-        result = embed_images(listing, output, family, snapshot, batch_size=BATCH, precision=precision)
+        result = embed_images(listing, output, family, snapshot, batch_size=BATCH, precision=precision, cache_dir="off")
         vectors = np.stack(pq.read_table(output).column("embedding").to_numpy(zero_copy_only=False)).astype(np.float64)
     few = 16
     reference = np.array(_reference(files[:few], model, snapshot)[1])

@@ -58,6 +58,18 @@ def script(name):
     return str(Path(sys.executable).parent / name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests never read or fill the user's cache; those that are not about it have none."""
+    before = os.environ.get("LOOKALIKE_CACHE")
+    os.environ["LOOKALIKE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["LOOKALIKE_CACHE"]
+    else:
+        os.environ["LOOKALIKE_CACHE"] = before
+
+
 @pytest.fixture(scope="session")
 def run_command():
     """Run an installed console script: `run_command("tmm", "nearest_neighbors", "topn=3", cwd=folder, env={...})`."""

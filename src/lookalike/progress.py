@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
-#: Seconds between log lines where there is no terminal, and before a bar appears.
+#: Seconds between log lines where there is no terminal.
 _LINE_EVERY = 30.0
 
 

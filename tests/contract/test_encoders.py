@@ -20,7 +20,6 @@ def embed(tmp_path, images):
 
     def run(model, model_path, filepaths=None, **settings):
         table = pa.table({"filepath": list(map(str, filepaths or sorted(images.iterdir())))})
-        settings = {"precision": "fp32", **settings}
         result = lookalike.embed_images(table, tmp_path / "e.parquet", model, str(model_path), **settings)
         column = pq.read_table(result.path).column("embedding")
         assert column.type == pa.list_(pa.float32())

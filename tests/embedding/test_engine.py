@@ -15,13 +15,14 @@ from PIL import Image
 
 from lookalike import ConfigError, ImagesFailed, TableError, embed_images
 from lookalike.embedding import engine as engine_module
-from lookalike.embedding.engine import Job, PillowPreparer, Stages, embed
+from lookalike.embedding.engine import CacheLookup, Job, PillowPreparer, Stages, embed
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings
 from lookalike.images.outcome import Reason
 from lookalike.images.preprocess import Preprocessing
 
 DECODING = DecodeSettings("ignore", "clip", 10**6)
+NO_CACHE = CacheLookup(None, [], 10**6, by_path=True)
 
 
 class MeanEncoder:
@@ -56,7 +57,7 @@ def files(tmp_path):
 
 def job(files, encoder, batch_size=4, **changes):
     defaults = {"on_rejected": lambda image: None, "on_progress": lambda done: None, "on_begin": lambda span: None}
-    preparer = PillowPreparer(files, encoder, DECODING, ReadSettings("", 10**6, 0), batch_size)
+    preparer = PillowPreparer(files, encoder, DECODING, ReadSettings("", 10**6, 0), batch_size, NO_CACHE)
     return Job(files, encoder, preparer, batch_size, **{"time_limit": 60.0, **defaults, **changes})
 
 
@@ -179,7 +180,8 @@ class Encoder:
 engine.decode = lambda data, settings: threading.Event().wait()
 files, encoder = sys.argv[1:], Encoder()
 preparer = engine.PillowPreparer(
-    files, encoder, DecodeSettings("ignore", "clip", 100), ReadSettings("", 10**6, 0), 4
+    files, encoder, DecodeSettings("ignore", "clip", 100), ReadSettings("", 10**6, 0), 4,
+    engine.CacheLookup(None, files, 100, by_path=True),
 )
 ignore = lambda *given: None
 (shard,) = engine.embed(

@@ -47,9 +47,7 @@ def test_transformers_families_agree_with_transformers(model, snapshot, kind, ce
     folder = request.getfixturevalue(snapshot)
     table = tmp_path / "list.txt"
     table.write_text("\n".join(cells))
-    ours = vectors_of(
-        embed_images(table, tmp_path / "out.parquet", model, str(folder), batch_size=16, precision="fp32")
-    )
+    ours = vectors_of(embed_images(table, tmp_path / "out.parquet", model, str(folder), batch_size=16))
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     inputs = processor(images=[Image.open(cell).convert("RGB") for cell in cells], return_tensors="pt")
     with torch.no_grad():

@@ -41,7 +41,7 @@ def test_cuda_agrees_with_the_cpu(model, snapshot, images, tmp_path, request):
 
 
 def test_auto_takes_the_card_in_bf16(clip_snapshot, images, tmp_path):
-    result = embed_images(images, tmp_path / "out.parquet", "CLIP", str(clip_snapshot))
+    result = embed_images(images, tmp_path / "out.parquet", "CLIP", str(clip_snapshot), precision="auto")
     assert result.identity.numerics.runtime == "torch-cuda"
     assert result.identity.numerics.precision == "bf16"
 

@@ -92,6 +92,31 @@ def test_near_ties_below_float32_resolution_are_ordered_exactly(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kinds", [(np.float64, np.float32), (np.float32, np.float64)])
+def test_sides_of_different_types_with_near_duplicates(metric, kinds):
+    """One side in float64, the other in float32, and a spread that float32 scores cannot resolve."""
+    random = np.random.default_rng(8)
+    centre = random.standard_normal(64) * 10 / 8
+    target = (centre + 0.001 * random.standard_normal((20, 64))).astype(kinds[0])
+    source = (centre + 0.001 * random.standard_normal((5_000, 64))).astype(kinds[1])
+    assert_same(target, source, 7, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_crowded_block_is_scored_in_float64_instead_of_measured_pair_by_pair(metric, monkeypatch):
+    """A pool that float32 cannot tell apart: few pairs reach the exact measurement all the same."""
+    random = np.random.default_rng(9)
+    centre = random.standard_normal(128)
+    target = (centre + 1e-4 * random.standard_normal((10, 128))).astype(np.float32)
+    source = (centre + 1e-4 * random.standard_normal((9_000, 128))).astype(np.float32)
+    measured = []
+    real = search._pair_distances
+    monkeypatch.setattr(search, "_pair_distances", lambda *given: measured.append(len(given[3])) or real(*given))
+    assert_same(target, source, 5, metric)
+    assert sum(measured) < 10 * 9_000 / 20
+
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_equal_vectors_have_distance_zero_and_come_in_the_order_of_their_rows(metric):
     random = np.random.default_rng(3)
     target = random.standard_normal((5, 768)).astype(np.float32)
@@ -173,7 +198,7 @@ def test_inputs_are_not_changed():
         (np.array([[np.inf, 1]]), np.ones((1, 2)), 1, "cosine", VectorError, "target has NaN or infinity"),
         (np.ones(2), np.ones((1, 2)), 1, "cosine", VectorError, r"target has shape \(2,\)"),
         (np.ones((1, 2)), np.ones((0, 2)), 1, "cosine", VectorError, r"source has shape \(0, 2\)"),
-        (np.ones((1, 2)), np.full((1, 2), 1e200), 1, "cosine", VectorError, "beyond 1e\\+150"),
+        (np.ones((1, 2)), np.full((1, 2), 1e200), 1, "cosine", VectorError, "beyond 1e\\+34"),
         (np.ones((1, 2)), np.ones((1, 2)), 0, "cosine", ConfigError, "k=0"),
         (np.ones((1, 2)), np.ones((1, 2)), 1, "chebyshev", ConfigError, "cosine, euclidean, manhattan"),
     ],

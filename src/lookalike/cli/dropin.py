@@ -47,6 +47,7 @@ def _image_embeddings(config: ImageEmbeddingsConfig) -> None:
         f"Encoder: {result.identity.model.family} {config.model_path}, fingerprint {result.identity.fingerprint[:12]}"
     )
     print(f"Time: {result.seconds:.1f} s for {result.images} images, {rate:.1f} images/s, {result.limit}")
+    print(f"From the cache: {result.cached} images")
     print(f"Images set aside: {len(result.quarantined)}")
     if result.quarantine_path:
         print(f"Quarantine table: {result.quarantine_path}")
@@ -70,6 +71,9 @@ ACTIONS = {
     "tmm": {"nearest_neighbors": Action(NearestNeighborsConfig, _nearest_neighbors)},
 }
 
+#: Actions of the reference that are still to come.
+NOT_YET = {"embedding": ("text_embeddings",), "tmm": ("unique_neighbor_matching",)}
+
 
 def _dispatch(category: str, arguments: list[str]) -> None:
     """Find the action, parse its command line, compose its settings and run it."""
@@ -85,6 +89,8 @@ def _dispatch(category: str, arguments: list[str]) -> None:
 
         print(f"{category} (lookalike) {__version__}")
         return
+    if name in NOT_YET.get(category, ()):
+        raise ConfigError(f"{category} {name} is not in this version", hint=f"it has: {', '.join(actions)}")
     if name not in actions:
         near = difflib.get_close_matches(name, actions, n=1)
         guess = f"did you mean {near[0]}? " if near else ""

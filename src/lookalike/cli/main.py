@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
+from lookalike.cli import cache
 from lookalike.cli.status import report_errors, set_up_logging
 
 app = typer.Typer(
@@ -18,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cache.app, name="cache")
 
 
 def main() -> None:
@@ -67,15 +70,12 @@ def demo(
     print(f"Look at it:  {result.contact_sheet}")
     print("The same with the drop-in commands:")
     for side in ("targets", "pool"):
-        print(
-            f"  embedding image_embeddings input_parquet={out / side}.parquet "
-            f"output_parquet={out / side}_embeddings.parquet model=timm model_path={out / 'encoder'}"
-        )
-    print(
-        f"  tmm nearest_neighbors source_parquet={out}/pool_embeddings.parquet "
-        f"target_parquet={out}/targets_embeddings.parquet output_parquet={out}/mined.parquet "
-        f"topn={topn} knn_metric=cosine"
-    )
+        paths = (f"input_parquet={out / side}.parquet", f"output_parquet={out / side}_embeddings.parquet")
+        model = ("model=timm", f"model_path={out / 'encoder'}")
+        print(" ", shlex.join(("embedding", "image_embeddings", *paths, *model)))
+    tables = (f"source_parquet={out}/pool_embeddings.parquet", f"target_parquet={out}/targets_embeddings.parquet")
+    settings = (f"output_parquet={out}/mined.parquet", f"topn={topn}", "knn_metric=cosine")
+    print(" ", shlex.join(("tmm", "nearest_neighbors", *tables, *settings)))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -50,6 +51,12 @@ def report_errors(work: Callable[[], None]) -> bool:
     except MemoryError:
         _show_traceback_when_debugging()
         print("Error: out of memory\n  What to do: use a smaller batch_size or a smaller pool", file=sys.stderr)
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower() and "allocate memory" not in str(error).lower():
+            _report_bug()
+        else:
+            _show_traceback_when_debugging()
+            print(f"Error: {error}\n  What to do: use a smaller batch_size", file=sys.stderr)
     except KeyboardInterrupt as stop:
         reason = str(stop) or "Ctrl-C"
         print(f"Error: interrupted ({reason}); no unfinished file was left behind", file=sys.stderr)
@@ -58,8 +65,7 @@ def report_errors(work: Callable[[], None]) -> bool:
     except BrokenPipeError:  # the reader of standard output has gone: `run_with_status` ends quietly
         raise
     except BaseException:  # noqa: BLE001 - the status line must come last, whatever happened
-        traceback.print_exc()
-        print("Error: this is a bug in lookalike; please report it with the lines above", file=sys.stderr)
+        _report_bug()
     return False
 
 
@@ -70,6 +76,9 @@ def run_with_status(work: Callable[[], None]) -> None:
     (exit status 1): callers read both.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the terminal's encoding has not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         set_up_logging()
         passed = report_errors(work)
@@ -83,6 +92,11 @@ def run_with_status(work: Callable[[], None]) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(signal.Signals(number).name)
+
+
+def _report_bug() -> None:
+    traceback.print_exc()
+    print("Error: this is a bug in lookalike; please report it with the lines above", file=sys.stderr)
 
 
 def _show_traceback_when_debugging() -> None:

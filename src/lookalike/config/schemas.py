@@ -23,6 +23,7 @@ MODELS = ("CLIP", "SigLIP", "timm")
 _MOST_SHARD_ROWS = 100_000
 #: Values of a string setting that switch it on; the drop-in contract gives these three, in any case.
 TRUE_WORDS = frozenset({"true", "1", "yes"})
+FALSE_WORDS = frozenset({"false", "0", "no"})
 
 
 def setting(default: T, help: str) -> T:
@@ -49,9 +50,9 @@ class ImageEmbeddingsConfig:
     architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     precision: str = setting(
-        "auto",
-        "fp32, bf16, fp16, or auto: bf16 for CLIP and SigLIP where the processor or GPU has it (cosine to fp32 at "
-        "least 0.9999), fp32 otherwise",
+        "fp32",
+        "fp32: as the reference; bf16, fp16; auto: bf16 for CLIP and SigLIP where the processor or GPU has it (about "
+        "twice as fast, cosine to fp32 at least 0.9999), fp32 otherwise",
     )
     decoder: str = setting(
         "pillow",
@@ -77,8 +78,18 @@ class ImageEmbeddingsConfig:
     retries: int = setting(3, "how often a URL that fails for a moment is tried again before it is set aside")
     time_limit: float = setting(60.0, "seconds for reading and decoding one file; one that takes longer is set aside")
 
+    cache_dir: str = setting(
+        "", "where vectors are kept, so that no image is embedded twice; empty: the user's cache folder; off: nowhere"
+    )
+    cache_bytes: int = setting(10 << 30, "bytes that the cache may hold; the least recently used vectors go first")
+    verify: str = setting(
+        "quick", "quick: path, size and time tell that a file is the one in the cache; content: its bytes do"
+    )
+
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
+        one_of("verify", self.verify, ("quick", "content"))
+        at_least("cache_bytes", self.cache_bytes, 1)
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         one_of("decoder", self.decoder, ("pillow", "nvjpeg"))
         one_of("on_error", self.on_error, ("quarantine", "raise"))
@@ -119,6 +130,12 @@ class NearestNeighborsConfig:
         at_least("topn", self.topn, 1)
         if self.distance_threshold != self.distance_threshold:
             raise ConfigError("distance_threshold is not a number (NaN)", hint="give a number, or leave it out")
+
+        if self.filter_by_label.strip().lower() not in TRUE_WORDS | FALSE_WORDS:
+            raise ConfigError(
+                f"filter_by_label={self.filter_by_label!r} is neither on nor off",
+                hint=f"use one of: {', '.join(sorted(TRUE_WORDS))}, or one of: {', '.join(sorted(FALSE_WORDS))}",
+            )
 
     @property
     def filters_by_label(self) -> bool:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lookalike.embedding.engine import Group
+from lookalike.embedding.cache import FileStamp, content_digest
+from lookalike.embedding.engine import CacheLookup, Group, Seen
 from lookalike.encoders.base import TorchEncoder
 from lookalike.images.decode import DecodeSettings, decode
 from lookalike.images.locate import ReadSettings, read_bytes
@@ -65,6 +66,8 @@ class CardPreparer:
         All paths of the input.
     batch_size:
         Images of a group.
+    cache:
+        Where vectors may be known from.
     """
 
     #: Two keep the decoder busy while one group's files are read; more contend for the interpreter.
@@ -78,8 +81,11 @@ class CardPreparer:
         decoding: DecodeSettings,
         reading: ReadSettings,
         batch_size: int,
+        cache: CacheLookup,
     ) -> None:
         self.group_size = batch_size
+        self._cache = cache
+        self.begin = cache.begin
         self._encoder = encoder
         self._decoding = decoding
         self._reading = reading
@@ -110,12 +116,21 @@ class CardPreparer:
         plain: dict[int, bytes] = {}
         images: dict[int, torch.Tensor] = {}
         for row in rows:
+            known = self._cache.by_path(row)
             try:
-                data = read_bytes(self._filepaths[row], self._reading)
-                if self._decoding.exif == "ignore" and is_plain_jpeg(data, self._decoding.max_pixels):
+                if known is None:
+                    stamp = FileStamp.of(self._filepaths[row])
+                    data = read_bytes(self._filepaths[row], self._reading)
+                    digest = content_digest(data)
+                    known = self._cache.by_content(digest)
+                    group.seen[row] = Seen(digest, stamp, known.pixels if known else 0, bool(known and known.clipped))
+                if known is not None:
+                    group.known.append((row, known.vector))
+                    group.clipped += known.clipped
+                elif self._decoding.exif == "ignore" and is_plain_jpeg(data, self._decoding.max_pixels):
                     plain[row] = data
                 else:
-                    images[row] = self._by_pillow(data, group)
+                    images[row] = self._by_pillow(row, data, group)
             except ImageRejected as rejected:
                 group.rejected.append((row, rejected))
         if plain:
@@ -126,16 +141,17 @@ class CardPreparer:
             except RuntimeError:  # one of them is damaged: Pillow says which, and why
                 for row, data in plain.items():
                     try:
-                        images[row] = self._by_pillow(data, group)
+                        images[row] = self._by_pillow(row, data, group)
                     except ImageRejected as rejected:
                         group.rejected.append((row, rejected))
         return images
 
-    def _by_pillow(self, data: bytes, group: Group) -> torch.Tensor:
+    def _by_pillow(self, row: int, data: bytes, group: Group) -> torch.Tensor:
         import torch
 
         decoded = decode(data, self._decoding)
         group.clipped += decoded.clipped
+        group.seen[row] = group.seen[row]._replace(clipped=decoded.clipped)
         pixels = torch.from_numpy(np.array(decoded.image.convert("RGB"))).permute(2, 0, 1)
         return pixels.to(self._encoder.device, non_blocking=True)
 
@@ -151,6 +167,7 @@ class CardPreparer:
                 rejected = ImageRejected(Reason.TOO_LARGE, f"resizing it would make {wide} x {high} pixels")
                 group.rejected.append((row, rejected))
             else:
+                group.seen[row] = group.seen[row]._replace(pixels=max(height * width, wide * high))
                 by_shape[height, width].append(row)
         ready: dict[int, torch.Tensor] = {}
         for shape_rows in by_shape.values():

@@ -11,11 +11,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.embedding.cache import Cached, Entry, FileStamp, VectorCache, content_digest
 from lookalike.embedding.readahead import read_ahead
 from lookalike.encoders.base import Encoder, Pixels
 from lookalike.images.decode import DecodeSettings, decode
@@ -39,6 +40,10 @@ class Shard:
         The others, in order.
     clipped:
         How many 16-bit images were clipped.
+    cached:
+        How many vectors came from the cache.
+    entries:
+        What the cache may learn from it.
     """
 
     span: range
@@ -46,6 +51,8 @@ class Shard:
     vectors: npt.NDArray[np.float32]
     quarantined: list[QuarantinedImage] = field(default_factory=list)
     clipped: int = 0
+    cached: int = 0
+    entries: list[Entry] = field(default_factory=list)
 
 
 @dataclass
@@ -72,15 +79,30 @@ class Group:
     pixels:
         len(rows) x 3 x height x width, an array or a tensor on the encoder's device; None where there are none.
     rejected:
-        The others with their reason.
+        Images that were set aside, with their reason.
     clipped:
         How many 16-bit images were clipped.
+    known:
+        Images whose vectors came from the cache.
+    seen:
+        What was noted of the files that were read, for the cache.
     """
 
     rows: list[int] = field(default_factory=list)
     pixels: Pixels | None = None
     rejected: list[tuple[int, ImageRejected]] = field(default_factory=list)
     clipped: int = 0
+    known: list[tuple[int, npt.NDArray[np.float32]]] = field(default_factory=list)
+    seen: dict[int, Seen] = field(default_factory=dict)
+
+
+class Seen(NamedTuple):
+    """What the cache wants to know of a file: digest and stamp, the most pixels it made, and whether it was clipped."""
+
+    digest: bytes
+    stamp: FileStamp | None
+    pixels: int
+    clipped: bool
 
 
 class Preparer(Protocol):
@@ -98,9 +120,60 @@ class Preparer(Protocol):
     threads: int
     ahead: int
 
+    def begin(self, span: range) -> None:
+        """Called in the caller's thread before the first image of a span is prepared."""
+        ...
+
     def __call__(self, rows: Sequence[int]) -> Group:
         """Prepare the images of some rows."""
         ...
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class CacheLookup:
+    """What the cache knows of the images of a run; without a cache, nothing.
+
+    Parameters
+    ----------
+    cache:
+        The encoder's vectors, or None.
+    filepaths:
+        All paths of the input.
+    max_pixels:
+        Today's bound; images beyond it are not taken from the cache.
+    by_path:
+        Whether path, size and modification time are enough, or the content must be read.
+    """
+
+    def __init__(self, cache: VectorCache | None, filepaths: Sequence[str], max_pixels: int, *, by_path: bool) -> None:
+        self._cache = cache
+        self._filepaths = filepaths
+        self._max_pixels = max_pixels
+        self._by_path = by_path
+        self._found: dict[int, Cached] = {}
+
+    def begin(self, span: range) -> None:
+        """Look a span's paths up, all at once."""
+        if self._cache is not None and self._by_path:
+            found = self._cache.by_path([self._filepaths[row] for row in span])
+            self._found.update((span[position], cached) for position, cached in found.items())
+
+    def by_path(self, row: int) -> Cached | None:
+        """What `begin` found for a row."""
+        return self._bounded(self._found.pop(row, None))
+
+    def by_content(self, digest: bytes) -> Cached | None:
+        """What is known of a content."""
+        return self._bounded(self._cache.by_content(digest)) if self._cache is not None else None
+
+    def _bounded(self, cached: Cached | None) -> Cached | None:
+        return cached if cached is not None and cached.pixels <= self._max_pixels else None
 
 
 class PillowPreparer:
@@ -116,6 +189,8 @@ class PillowPreparer:
         Bounds and rules.
     batch_size:
         About how many prepared images may wait for the model.
+    cache:
+        Where vectors may be known from.
     """
 
     group_size = 1
@@ -127,23 +202,38 @@ class PillowPreparer:
         decoding: DecodeSettings,
         reading: ReadSettings,
         batch_size: int,
+        cache: CacheLookup,
     ) -> None:
-        self.threads = os.cpu_count() or 1
+        self.threads = usable_cores()
         self.ahead = batch_size + self.threads
         self._filepaths = filepaths
         self._preprocessing = encoder.preprocessing
         self._decoding = decoding
         self._reading = reading
+        self._cache = cache
+        self.begin = cache.begin
 
     def __call__(self, rows: Sequence[int]) -> Group:
-        """Prepare one image."""
+        """Prepare one image, or find its vector in the cache."""
         (row,) = rows
+        known = self._cache.by_path(row)
+        if known is not None:
+            return Group(known=[(row, known.vector)], clipped=int(known.clipped))
         try:
-            decoded = decode(read_bytes(self._filepaths[row], self._reading), self._decoding)
+            stamp = FileStamp.of(self._filepaths[row])
+            data = read_bytes(self._filepaths[row], self._reading)
+            digest = content_digest(data)
+            known = self._cache.by_content(digest)
+            if known is not None:
+                seen = {row: Seen(digest, stamp, known.pixels, known.clipped)}
+                return Group(known=[(row, known.vector)], clipped=int(known.clipped), seen=seen)
+            decoded = decode(data, self._decoding)
             width, height = self._preprocessing.resized(*decoded.image.size)
             if width * height > self._decoding.max_pixels:
                 raise ImageRejected(Reason.TOO_LARGE, f"resizing it would make {width} x {height} pixels")
-            return Group([row], self._preprocessing(decoded.image)[None], clipped=int(decoded.clipped))
+            pixels = max(width * height, decoded.image.width * decoded.image.height)
+            seen = {row: Seen(digest, stamp, pixels, decoded.clipped)}
+            return Group([row], self._preprocessing(decoded.image)[None], clipped=int(decoded.clipped), seen=seen)
         except ImageRejected as rejected:
             return Group(rejected=[(row, rejected)])
 
@@ -202,6 +292,7 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
     def groups() -> Iterator[range]:
         for span in spans:
             job.on_begin(span)
+            job.preparer.begin(span)
             yield from (span[first : first + step] for first in range(0, len(span), step))
 
     def give_up(rows: Sequence[int]) -> Group:
@@ -239,12 +330,19 @@ class _Building:
         self._vectors: list[npt.NDArray[np.float32]] = []
         self._quarantined: list[QuarantinedImage] = []
         self._clipped = 0
+        self._cached = 0
+        self._seen: dict[int, Seen] = {}
 
     def add(self, group: Group) -> None:
         """Take the next group of the span, and embed as many full batches as there are."""
         for row, rejected in group.rejected:
             self._set_aside(row, rejected)
         self._clipped += group.clipped
+        self._cached += len(group.known)
+        self._seen.update(group.seen)
+        for row, vector in group.known:
+            self._rows.append(row)
+            self._vectors.append(vector[None])
         if group.pixels is not None:
             self._waiting_rows += group.rows
             self._waiting.append(group.pixels)
@@ -256,13 +354,22 @@ class _Building:
         if self._waiting_rows:
             self._forward()
         vectors = np.concatenate(self._vectors) if self._vectors else np.empty((0, 0), np.float32)
+        rows = np.array(self._rows, np.int64)
+        order = np.argsort(rows)  # vectors from the cache overtook those that waited for their batch
+        rows, vectors = rows[order], vectors[order]
         return Shard(
             self._span,
-            np.array(self._rows, np.int64),
+            rows,
             vectors,
             sorted(self._quarantined, key=lambda image: image.row),
             self._clipped,
+            self._cached,
+            [self._entry(int(row), vector) for row, vector in zip(rows, vectors, strict=True) if row in self._seen],
         )
+
+    def _entry(self, row: int, vector: npt.NDArray[np.float32]) -> Entry:
+        digest, stamp, pixels, clipped = self._seen[row]
+        return Entry(self._job.filepaths[row], digest, stamp, Cached(vector, pixels, clipped))
 
     def _forward(self) -> None:
         """Run the model over one batch and set vectors that are not finite aside."""

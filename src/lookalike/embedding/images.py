@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.embedding.cache import VectorCache
+from lookalike.embedding.cache_folder import default_cache_dir
 from lookalike.embedding.card import DECODER, CardPreparer, can_decode_on_card
-from lookalike.embedding.engine import Job, PillowPreparer, Preparer, Stages, embed
+from lookalike.embedding.engine import CacheLookup, Job, PillowPreparer, Preparer, Stages, embed
 from lookalike.embedding.shards import Plan, Workplace, digest_of
 from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder
 from lookalike.encoders.identity import EncoderIdentity
@@ -52,7 +55,9 @@ class EmbeddingResult:
     identity:
         The encoder that wrote the vectors.
     images:
-        Images that this run read; fewer than the input's rows where an earlier run had finished some.
+        Images that this run worked on; fewer than the input's rows where an earlier run had finished some.
+    cached:
+        How many of them came from the cache.
     seconds:
         Time of the embedding loop, without loading the model.
     limit:
@@ -68,6 +73,7 @@ class EmbeddingResult:
     quarantine_path: Path | None
     identity: EncoderIdentity
     images: int
+    cached: int
     seconds: float
     limit: str
     warnings: tuple[str, ...]
@@ -94,6 +100,9 @@ def embed_images(
     root: str = _Config.root,
     retries: int = _Config.retries,
     time_limit: float = _Config.time_limit,
+    cache_dir: str = _Config.cache_dir,
+    cache_bytes: int = _Config.cache_bytes,
+    verify: str = _Config.verify,
 ) -> EmbeddingResult:
     """Embed the images of a table and write an embedding table.
 
@@ -127,13 +136,14 @@ def embed_images(
     settings = ImageEmbeddingsConfig(
         source, str(output_parquet), model, model_path, model_config_path, batch_size,
         architecture, device, precision, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
-        max_bytes, root, retries, time_limit,
+        max_bytes, root, retries, time_limit, cache_dir, cache_bytes, verify,
     )  # fmt: skip
     settings.validate()
     check_root(root)
     family = check_model(model, model_path, model_config_path, architecture)
     output = Path(output_parquet)
-    check_output(output, inputs=(settings.input_parquet,) if is_path else ())
+    for written in (output, sibling(output, "_quarantine")):
+        check_output(written, inputs=(settings.input_parquet,) if is_path else ())
     table = read_image_table(input_parquet)
     decoding = DecodeSettings(exif, bit_depth, max_pixels)
     encoder = load_encoder(family, LoadRequest(model_path, architecture, device, precision, decoding))
@@ -148,16 +158,16 @@ def _embed_table(
     """Embed shard by shard, taking over what an earlier run finished, and make the table of them."""
     output = Path(settings.output_parquet)
     filepaths = table.column("filepath").to_pylist()
-    reading = ReadSettings(settings.root, settings.max_bytes, settings.retries)
-    preparer: Preparer
-    if isinstance(encoder, TorchEncoder) and encoder.identity.numerics.decoder == DECODER:
-        preparer = CardPreparer(filepaths, encoder, decoding, reading, settings.batch_size)
-    else:
-        preparer = PillowPreparer(filepaths, encoder, decoding, reading, settings.batch_size)
     stages = Stages()
     started = time.perf_counter()
-    with Workplace(output, _plan(filepaths, encoder, settings), filepaths, settings.shard_rows) as workplace:
+    plan = _plan(filepaths, encoder, settings)
+    with (
+        Workplace(output, plan, filepaths, settings.shard_rows) as workplace,
+        _cache(encoder, settings) as cache,
+    ):
         pending = workplace.pending()
+        preparer = _preparer(filepaths, encoder, decoding, settings, cache)
+        cached = 0
         with progress("embedding", sum(map(len, pending)), "images", note=lambda: stages.limit) as advance:
             job = Job(
                 filepaths, encoder, preparer, settings.batch_size, settings.time_limit,
@@ -166,8 +176,36 @@ def _embed_table(
             )  # fmt: skip
             for shard in embed(job, pending, stages):
                 workplace.commit(shard)
+                cached += shard.cached
+                if cache is not None:
+                    cache.store(shard.entries)
         seconds = time.perf_counter() - started
-        return _assemble(table, encoder, workplace, settings, _Loop(sum(map(len, pending)), seconds, stages))
+        return _assemble(table, encoder, workplace, settings, _Loop(sum(map(len, pending)), cached, seconds, stages))
+
+
+def _preparer(
+    filepaths: list[str],
+    encoder: Encoder,
+    decoding: DecodeSettings,
+    settings: ImageEmbeddingsConfig,
+    cache: VectorCache | None,
+) -> Preparer:
+    """What reads and decodes: on the card where the encoder's identity says so, otherwise Pillow."""
+    reading = ReadSettings(settings.root, settings.max_bytes, settings.retries)
+    lookup = CacheLookup(
+        cache, filepaths, settings.max_pixels, by_path=settings.verify == "quick" and not settings.root
+    )
+    if isinstance(encoder, TorchEncoder) and encoder.identity.numerics.decoder == DECODER:
+        return CardPreparer(filepaths, encoder, decoding, reading, settings.batch_size, lookup)
+    return PillowPreparer(filepaths, encoder, decoding, reading, settings.batch_size, lookup)
+
+
+def _cache(encoder: Encoder, settings: ImageEmbeddingsConfig) -> contextlib.AbstractContextManager[VectorCache | None]:
+    """The cache of the encoder's vectors, or None where it is switched off."""
+    if settings.cache_dir.strip().lower() == "off":
+        return contextlib.nullcontext()
+    folder = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    return VectorCache(folder, encoder.identity, settings.cache_bytes)
 
 
 def _decoding_on_card(encoder: Encoder) -> Encoder:
@@ -183,9 +221,10 @@ def _decoding_on_card(encoder: Encoder) -> Encoder:
 
 @dataclass(frozen=True)
 class _Loop:
-    """What the embedding loop did: images read, seconds, and where they went."""
+    """What the embedding loop did: images, how many of them the cache knew, seconds, and where they went."""
 
     images: int
+    cached: int
     seconds: float
     stages: Stages
 
@@ -239,7 +278,7 @@ def _assemble(
         log.warning(warning)
     return EmbeddingResult(
         output, columns, rows, tuple(quarantined), quarantine_path, encoder.identity,
-        loop.images, loop.seconds, loop.stages.limit, warnings,
+        loop.images, loop.cached, loop.seconds, loop.stages.limit, warnings,
     )  # fmt: skip
 
 

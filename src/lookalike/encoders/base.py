@@ -104,7 +104,8 @@ class TorchEncoder:
         import torch
 
         size = self.cpu_slice if self.device.type == "cpu" else len(pixels)
-        with torch.inference_mode():
+        # PyTorch computes float32 convolutions on CUDA in TF32 by default: fp32 here means fp32.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             batch = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
             slices = torch.split(batch, size)
             vectors = torch.cat([self.forward(part.to(self.device, self.dtype)).float().cpu() for part in slices])

@@ -141,7 +141,7 @@ def read_preprocessing(model_path: str) -> Preprocessing:
     from transformers.image_processing_backends import PilBackend
 
     try:
-        processor = AutoImageProcessor.from_pretrained(model_path, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(model_path, backend="pil", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _not_loaded(model_path, "its preprocessing (preprocessor_config.json)", error) from error
     kind = type(processor)
@@ -176,7 +176,7 @@ def _read_config(model_path: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(model_path)
+        return AutoConfig.from_pretrained(model_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(model_path, "its config.json", error) from error
 

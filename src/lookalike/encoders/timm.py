@@ -28,6 +28,8 @@ from lookalike.images.preprocess import Preprocessing
 
 #: Endings of a file with weights; anything else in `model_path` is a folder or a name.
 CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar"})
+#: What torch raises on a file that holds no plain state dict.
+_UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
@@ -117,8 +119,14 @@ def _create(request: LoadRequest) -> Any:
     import timm
 
     path = Path(request.model_path)
-    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES and not path.is_dir():
         return _from_checkpoint(path, request.architecture)
+    if request.architecture:
+        raise ConfigError(
+            "architecture is for a checkpoint file, and model_path names a model",
+            where=request.model_path,
+            hint="leave architecture out",
+        )
     name = request.model_path
     if path.is_dir():
         name = f"local-dir:{name}"
@@ -131,7 +139,7 @@ def _create(request: LoadRequest) -> Any:
         )
     try:
         return timm.create_model(name, pretrained=True, num_classes=0)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise EncoderError(
             f"cannot be loaded: {first}",
@@ -164,9 +172,10 @@ def _from_checkpoint(path: Path, architecture: str) -> Any:
     module = timm.create_model(architecture, num_classes=0)
     try:
         state = load_state_dict(str(path), device="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
+        first = (str(error).strip() or repr(error)).splitlines()[0]
         raise EncoderError(
-            f"the checkpoint cannot be read: {str(error).splitlines()[0]}",
+            f"the checkpoint cannot be read: {first}",
             where=str(path),
             hint="save a plain state dict: torch.save(model.state_dict(), path)",
         ) from error

@@ -21,8 +21,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lookalike.images.outcome import ImageRejected, Reason
 
+#: The formats that are read: ICO decodes inside `open`, past the pixel bound, and EPS starts another program.
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "TIFF", "WEBP", "BMP", "DIB", "PPM", "JPEG2000", "AVIF")
 #: What Pillow's decoders raise on damaged data. A closed list: anything else is a bug and propagates.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
+_DAMAGED = (RuntimeError, OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
             NotImplementedError, struct.error, zlib.error)  # fmt: skip
 #: Pillow modes with more than 8 bits a channel; its conversion to RGB clips them at 255.
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
@@ -76,7 +78,7 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded:
         raise ImageRejected(Reason.NOT_AN_IMAGE, "the file is empty", size)
     with _own_pixel_bound():
         try:
-            opened = Image.open(io.BytesIO(data))
+            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
         except UnidentifiedImageError:
             raise ImageRejected(Reason.NOT_AN_IMAGE, "no known image format", size) from None
         except _DAMAGED as error:
@@ -99,11 +101,14 @@ def _to_grey_or_rgb(image: Image.Image, bit_depth: str) -> Decoded:
     if image.mode in _DEEP_MODES:
         values = np.asarray(image)
         deep = bool(values.size) and bool(values.max() > 255)
-        if deep and bit_depth == "scale":
+        if bit_depth == "scale" and image.mode.startswith("I"):
+            # Every 16-bit image, dark ones too, so that brightness stays comparable.
             # 65535 / 257 = 255: the two ends of the 16-bit range become the two ends of the 8-bit range.
             scaled = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
             return Decoded(Image.fromarray(scaled), clipped=False)
-        return Decoded(image.convert("RGB"), clipped=deep)
+        # Floating-point images between 0 and 1 lose everything, too: Pillow truncates them to 0 and 1.
+        lost = deep or (image.mode == "F" and bool(values.size) and bool(values.max() <= 1))
+        return Decoded(image.convert("RGB"), clipped=lost)
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -35,30 +35,26 @@ class Prepared:
     magnitude:
         Per row, what the error bound of a score is proportional to.
     offset:
-        Per row, added to a score; None where the metric has none.
+        Per row, added to a score, in float64; None where the metric has none.
     """
 
     vectors: Floats
     magnitude: Float64s
-    offset: Floats | None = None
+    offset: Float64s | None = None
 
 
 class Metric(ABC):
     """One metric; stateless."""
 
     @abstractmethod
-    def prepare_targets(self, vectors: Floats) -> Prepared:
-        """Make targets ready for `scores`."""
-
-    @abstractmethod
-    def prepare_sources(self, vectors: Floats) -> Prepared:
-        """Make a block of sources ready for `scores`."""
+    def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
+        """Make a block of targets or sources ready for `scores`; `wide` has them scored in float64."""
 
     def scores(self, targets: Prepared, sources: Prepared) -> Floats:
         """Scores (targets x sources); larger is nearer."""
         scores: Floats = targets.vectors @ sources.vectors.T
         if sources.offset is not None:
-            scores += sources.offset
+            scores += sources.offset.astype(scores.dtype)
         return scores
 
     @abstractmethod
@@ -76,12 +72,10 @@ class Metric(ABC):
 class Cosine(Metric):
     """1 - cos, from 0 to 2. A zero vector has distance 1 to everything."""
 
-    def prepare_targets(self, vectors: Floats) -> Prepared:
-        """Unit vectors in float32."""
-        return self.prepare_sources(vectors)
-
-    def prepare_sources(self, vectors: Floats) -> Prepared:
-        """Unit vectors in float32."""
+    def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
+        """Unit vectors."""
+        if wide:
+            return Prepared(_units(vectors.astype(np.float64)), np.ones(len(vectors)))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             single = vectors.astype(np.float32, copy=False)
             squares = np.einsum("ij,ij->i", single, single)
@@ -89,17 +83,14 @@ class Cosine(Metric):
         norms = np.sqrt(np.where(extreme, np.float32(1), squares))
         units = single * (np.float32(1) / norms)[:, None]
         if extreme.any():
-            wide = vectors[extreme].astype(np.float64)
-            # Scaled by the largest value first, so that squares stay within float64.
-            wide /= np.maximum(np.abs(wide).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-            length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
-            units[extreme] = np.divide(wide, length, out=np.zeros_like(wide), where=length > 0)
+            units[extreme] = _units(vectors[extreme].astype(np.float64))
         return Prepared(units, np.ones(len(units)))
 
     def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
-        """Rounding of the sum (d u), of both float32 norms (d u together), of both divisions."""
+        """Rounding of the sum (d u), of both norms (d u together), of both divisions."""
         dimension = targets.vectors.shape[1]
-        return np.full(len(targets.vectors), 2 * _sum_error(dimension + 8, np.float32))
+        kind = np.result_type(targets.vectors, sources.vectors)
+        return np.full(len(targets.vectors), 2 * _sum_error(dimension + 8, kind))
 
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
         """See `Metric.distances`; sqrt(x * x) is exactly x, so equal vectors have distance exactly 0."""
@@ -116,15 +107,12 @@ class Cosine(Metric):
 class Euclidean(Metric):
     """The L2 distance. Scored as t.s - |s|^2 / 2, which orders sources as the distance does."""
 
-    def prepare_targets(self, vectors: Floats) -> Prepared:
-        """The vectors as they are, and their norms."""
-        return self._prepare(vectors)
-
-    def prepare_sources(self, vectors: Floats) -> Prepared:
+    def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
         """The vectors as they are, their norms, and -|s|^2 / 2."""
-        prepared = self._prepare(vectors)
-        offset = -0.5 * prepared.magnitude**2
-        return Prepared(prepared.vectors, prepared.magnitude, offset.astype(prepared.vectors.dtype))
+        vectors = vectors.astype(np.float64, copy=False) if wide else _in_safe_type(vectors)
+        # Summed in float64: the offset must be right to one rounding.
+        squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+        return Prepared(vectors, np.sqrt(squares), -0.5 * squares)
 
     def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
         """Rounding of the product, of the offset and of their sum; and underflow."""
@@ -141,24 +129,13 @@ class Euclidean(Metric):
         distances: Float64s = np.sqrt((difference * difference).sum(axis=1))
         return distances
 
-    def _prepare(self, vectors: Floats) -> Prepared:
-        vectors = _in_safe_type(vectors)
-        # A float32 norm is wrong by at most d u / 2, which the factors of the margin cover; the offset must
-        # be right to one rounding, so it is summed in float64.
-        squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-        return Prepared(vectors, np.sqrt(squares))
-
 
 class Manhattan(Metric):
     """The L1 distance; the score is its negative."""
 
-    def prepare_targets(self, vectors: Floats) -> Prepared:
+    def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
         """The vectors as they are, and their L1 norms."""
-        return self.prepare_sources(vectors)
-
-    def prepare_sources(self, vectors: Floats) -> Prepared:
-        """The vectors as they are, and their L1 norms."""
-        vectors = _in_safe_type(vectors)
+        vectors = vectors.astype(np.float64, copy=False) if wide else _in_safe_type(vectors)
         return Prepared(vectors, np.abs(vectors).sum(axis=1, dtype=np.float64))
 
     def scores(self, targets: Prepared, sources: Prepared) -> Floats:
@@ -199,6 +176,15 @@ def _in_safe_type(vectors: Floats) -> Floats:
         return vectors
     magnitude = max(float(vectors.max(initial=0.0)), -float(vectors.min(initial=0.0)))
     return vectors if magnitude < _SAFE_MAGNITUDE else vectors.astype(np.float64)
+
+
+def _units(vectors: Float64s) -> Float64s:
+    """Unit vectors in float64; a zero vector stays one."""
+    # Scaled by the largest value first, so that squares stay within float64.
+    vectors = vectors / np.maximum(np.abs(vectors).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    length = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+    units: Float64s = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return units
 
 
 def _near_one(vectors: Float64s) -> Float64s:

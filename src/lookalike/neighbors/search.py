@@ -3,20 +3,23 @@
 For every block of sources: score it against all targets in float32; look only at the maximum of each group of
 columns; where a maximum could still be among the k best, take the group's members as candidates. A candidate
 is dropped only when its score plus the error bound is below the k-th best score minus the error bound, so no
-true neighbour is ever lost. At the end the candidates, a few more than k a target, are measured in float64 and
-sorted by (distance, source row). The result is that of float64 brute force.
+true neighbour is ever lost. Where float32 cannot tell the sources of a block apart (a pool of images that are all
+alike), the block is scored in float64. At the end the candidates, a few more than k a target, are measured in float64
+and sorted by (distance, source row). The result is that of float64 brute force.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.config.schemas import NearestNeighborsConfig
 from lookalike.errors import ConfigError, VectorError
-from lookalike.neighbors.metrics import METRICS, Floats, Metric, Prepared
+from lookalike.neighbors.metrics import METRICS, Float64s, Floats, Metric, Prepared
 from lookalike.progress import progress
 
 Rows = npt.NDArray[np.int64]
@@ -31,8 +34,10 @@ _GROUPS = 256
 _MAX_CANDIDATES = 2_000_000
 #: Values gathered at a time for float64 distances (16 MB for both sides).
 _GATHER = 1_000_000
-#: Beyond this, squares leave float64.
-_LARGEST = 1e150
+#: Scores that may be candidates, as a share of a block, before it is scored again in float64.
+_CROWDED = 0.02
+#: Beyond this, a distance could leave float32.
+_LARGEST = 1e34
 
 
 class Neighbors(NamedTuple):
@@ -50,7 +55,9 @@ class Neighbors(NamedTuple):
     rows: Rows
 
 
-def nearest_neighbors(target: Floats, source: Floats, k: int, metric: str = "euclidean") -> Neighbors:
+def nearest_neighbors(
+    target: Floats, source: Floats, k: int, metric: str = NearestNeighborsConfig.knn_metric
+) -> Neighbors:
     """Find the k nearest sources of every target, exactly.
 
     Parameters
@@ -74,7 +81,7 @@ def nearest_neighbors(target: Floats, source: Floats, k: int, metric: str = "euc
     ConfigError
         When `k` is below 1 or the metric is unknown.
     VectorError
-        When a side is not a matrix, dimensions differ, or values are not finite or beyond 1e150.
+        When a side is not a matrix, dimensions differ, or values are not finite or beyond 1e34.
     """
     if k < 1:
         raise ConfigError(f"k={k} is not possible", hint="k must be at least 1")
@@ -89,22 +96,24 @@ def nearest_neighbors(target: Floats, source: Floats, k: int, metric: str = "euc
     k = min(k, len(source))
     measure = METRICS[metric]
     blocks = [
-        _TargetBlock(first, measure.prepare_targets(target[first : first + _TARGET_BLOCK]), k)
+        _TargetBlock(first, target[first : first + _TARGET_BLOCK], measure, k)
         for first in range(0, len(target), _TARGET_BLOCK)
     ]
     with progress("searching", len(source), "vectors") as advance:
         for first in range(0, len(source), _SOURCE_BLOCK):
-            prepared = measure.prepare_sources(source[first : first + _SOURCE_BLOCK])
+            sources = _Sides(source[first : first + _SOURCE_BLOCK], measure)
             for block in blocks:
-                block.scan(measure, prepared, first)
-                if block.candidate_count > max(_MAX_CANDIDATES, 4 * block.best.size):
-                    block.decide(measure, target, source)
+                block.scan(sources, first)
+                held = sum(other.candidate_count for other in blocks)
+                if held > max(_MAX_CANDIDATES, 4 * len(target) * k):
+                    for other in blocks:
+                        other.decide(target, source)
             advance(min(first + _SOURCE_BLOCK, len(source)))
     distances = np.empty((len(target), k), np.float32)
     rows = np.empty((len(target), k), np.int64)
     for block in blocks:
         part = slice(block.first, block.first + len(block.best))
-        distances[part], rows[part] = block.decide(measure, target, source)
+        distances[part], rows[part] = block.decide(target, source)
     return Neighbors(distances, rows)
 
 
@@ -121,6 +130,20 @@ class _Candidates:
         return _Candidates(self.targets[index], self.rows[index], self.uppers[index])
 
 
+class _Sides:
+    """A block of vectors, prepared for scoring in float32 and, where that is needed, in float64."""
+
+    def __init__(self, vectors: Floats, measure: Metric) -> None:
+        self._vectors = vectors
+        self._measure = measure
+        self.single = measure.prepare(vectors)
+
+    @cached_property
+    def wide(self) -> Prepared:
+        """Prepared for scoring in float64."""
+        return self._measure.prepare(self._vectors, wide=True)
+
+
 @dataclass
 class _TargetBlock:
     """What is known so far of some consecutive targets.
@@ -129,8 +152,10 @@ class _TargetBlock:
     ----------
     first:
         Row of the first target.
-    prepared:
+    vectors:
         The targets.
+    measure:
+        The metric.
     k:
         Neighbours wanted.
     best:
@@ -140,19 +165,35 @@ class _TargetBlock:
     """
 
     first: int
-    prepared: Prepared
+    vectors: Floats
+    measure: Metric
     k: int
     best: npt.NDArray[np.float64] = field(init=False)
     candidates: list[_Candidates] = field(init=False, default_factory=list)
     candidate_count: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.best = np.full((len(self.prepared.vectors), self.k), -np.inf)
+        self.best = np.full((len(self.vectors), self.k), -np.inf)
+        self.targets = _Sides(self.vectors, self.measure)
 
-    def scan(self, measure: Metric, sources: Prepared, first_row: int) -> None:
+    def scan(self, sources: _Sides, first_row: int) -> None:
         """Take the candidates of one block of sources."""
-        scores = measure.scores(self.prepared, sources)
-        margin = measure.margin(self.prepared, sources)
+        targets, columns, found, margin = self._hits(self.targets.single, sources.single)
+        crowded = max(_CROWDED * len(self.best) * len(sources.single.vectors), 4 * self.best.size)
+        if targets.size > crowded:
+            targets, columns, found, margin = self._hits(self.targets.wide, sources.wide)
+        if not targets.size:
+            return
+        self.best = _merge_best(self.best, targets, found - margin[targets])
+        upper = found + margin[targets]
+        keep = upper >= self.best.min(axis=1)[targets]
+        self.candidates.append(_Candidates(targets[keep], columns[keep] + first_row, upper[keep]))
+        self.candidate_count += int(keep.sum())
+
+    def _hits(self, targets: Prepared, sources: Prepared) -> tuple[Rows, Rows, Float64s, Float64s]:
+        """Target, column and score of what may be among the k best, and the margin of each target."""
+        scores = self.measure.scores(targets, sources)
+        margin = self.measure.margin(targets, sources)
         maxima = _group_maxima(scores)
         floor = self.best.min(axis=1)
         if np.isneginf(floor).any():
@@ -160,17 +201,10 @@ class _TargetBlock:
             floor = _largest(np.hstack([self.best, maxima - margin[:, None]]), self.k).min(axis=1)
         # Rounded towards minus infinity: a threshold must never rise by its own rounding.
         threshold = np.nextafter((floor - margin).astype(scores.dtype), -np.inf, dtype=scores.dtype)
-        targets, columns = _members(scores, maxima, threshold)
-        if not targets.size:
-            return
-        found = scores[targets, columns].astype(np.float64)
-        self.best = _merge_best(self.best, targets, found - margin[targets])
-        upper = found + margin[targets]
-        keep = upper >= self.best.min(axis=1)[targets]
-        self.candidates.append(_Candidates(targets[keep], columns[keep] + first_row, upper[keep]))
-        self.candidate_count += int(keep.sum())
+        rows, columns = _members(scores, maxima, threshold)
+        return rows, columns, scores[rows, columns].astype(np.float64), margin
 
-    def decide(self, measure: Metric, target: Floats, source: Floats) -> tuple[npt.NDArray[np.float64], Rows]:
+    def decide(self, target: Floats, source: Floats) -> tuple[npt.NDArray[np.float64], Rows]:
         """Measure the candidates in float64 and keep the k best of each target.
 
         Returns
@@ -185,7 +219,7 @@ class _TargetBlock:
             np.concatenate([part.uppers for part in self.candidates]),
         )
         joined = joined[joined.uppers >= self.best.min(axis=1)[joined.targets]]
-        distances = _pair_distances(measure, target, source, joined.targets + self.first, joined.rows)
+        distances = _pair_distances(self.measure, target, source, joined.targets + self.first, joined.rows)
         order = np.lexsort((joined.rows, distances, joined.targets))
         order = order[_position_in_run(joined.targets[order]) < self.k]
         self.candidates = [joined[order]]

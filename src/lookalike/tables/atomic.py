@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,10 @@ def check_output(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
     inputs:
         The files that will be read; writing over one of them would lose it.
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise TableError("outputs are local files, and this is a URL", where=str(path), hint="write to a local path")
+    if str(path).startswith("~"):
+        raise TableError("'~' is not expanded here", where=str(path), hint="write the whole path")
     if path.is_dir():
         raise TableError("is a folder, and a file is to be written", where=str(path), hint="name a file in it")
     for given in map(Path, inputs):

@@ -7,6 +7,7 @@ elsewhere have none.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,8 @@ import pyarrow.parquet as pq
 from lookalike.errors import TableError, VectorError
 from lookalike.tables.image_table import PARQUET_SUFFIXES, check_filepath
 from lookalike.tables.vectors import Matrix, MatrixBuilder, is_vector_type, list_array
+
+log = logging.getLogger(__name__)
 
 #: Key of the schema metadata that holds the encoder identity.
 METADATA_KEY = b"lookalike"
@@ -118,7 +121,9 @@ class _Parts:
         """Find the files and read their schemas, refusing a folder of unlike encoders."""
         place = Path(path)
         if not place.exists():
-            raise TableError("does not exist", where=path, hint="check the path; relative paths start where you are")
+            url = "://" in path
+            hint = "embedding tables are local files" if url else "check the path; relative paths start where you are"
+            raise TableError("does not exist", where=path, hint=hint)
         files = tuple(sorted(filter(_is_part, place.iterdir()))) if place.is_dir() else (place,)
         if not files:
             raise TableError("the folder holds no parquet file", where=path)
@@ -131,7 +136,7 @@ class _Parts:
             raise TableError(
                 "its files were written by different encoders", where=path, hint="embed them with one encoder"
             )
-        return cls(path, files, schemas, identities[0].decode() if identities[0] else None)
+        return cls(path, files, schemas, identities[0].decode(errors="replace") if identities[0] else None)
 
     def require(self, *columns: str) -> None:
         """Refuse a table, one of whose files lacks a column."""
@@ -150,13 +155,21 @@ class _Parts:
             pq.read_table(file, columns=[name for name in columns if name in schema.names], partitioning=None)
             for file, schema in zip(self.files, self.schemas, strict=True)
         ]
-        return pa.concat_tables(tables, promote_options="permissive")
+        try:
+            return pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowTypeError as error:
+            raise TableError(f"its files cannot be read as one table: {error}", where=self.name) from error
 
 
 def _is_part(file: Path) -> bool:
-    """Whether a file in a folder is a part of its table: not hidden, not one that lookalike puts beside a table."""
-    beside = file.stem.endswith(("_quarantine", "_pairs"))
-    return file.suffix.lower() in PARQUET_SUFFIXES and not file.name.startswith(".") and not beside
+    """Whether a file in a folder is a part of its table: not hidden, not one that lookalike put beside a table."""
+    if file.suffix.lower() not in PARQUET_SUFFIXES or file.name.startswith("."):
+        return False
+    stem, _, last = file.stem.rpartition("_")
+    ours = last in ("quarantine", "pairs") and file.with_name(f"{stem}{file.suffix}").exists()
+    if ours:
+        log.info("%s belongs to the table beside it and is not read as a part of the pool", file)
+    return not ours
 
 
 def _fingerprint(identity: bytes | None) -> object:

@@ -87,6 +87,9 @@ def read_image_table(table: Any) -> pa.Table:
 
 def check_filepath(table: pa.Table, name: str) -> pa.Table:
     """Check the `filepath` column and return the table with it as strings."""
+    twice = sorted({column for column in table.column_names if table.column_names.count(column) > 1})
+    if twice:
+        raise TableError(f"has columns of the same name: {twice}", where=name, hint="rename them")
     if "filepath" not in table.column_names:
         raise TableError(
             f"has no column 'filepath'; its columns are {table.column_names}",
@@ -186,7 +189,9 @@ def _read_folder(filesystem: Any, path: str, name: str) -> pa.Table:
     if not images:
         raise TableError("the folder holds no parquet file and no image", where=name, hint="name another folder")
     local = "file" in filesystem.protocol if isinstance(filesystem.protocol, tuple) else filesystem.protocol == "file"
-    paths = images if local else [filesystem.unstrip_protocol(file) for file in images]
+    # A name that is no UTF-8 cannot stand in a table; it is written with replacement marks, and found missing later.
+    names = images if local else [filesystem.unstrip_protocol(file) for file in images]
+    paths = [file.encode("utf-8", "replace").decode() for file in names]
     return pa.table({"filepath": pa.array(paths, pa.string())})
 
 

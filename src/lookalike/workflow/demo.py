@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lookalike.config.schemas import at_least
 from lookalike.embedding.images import EmbeddingResult, embed_images
 from lookalike.errors import ConfigError
 from lookalike.reports.contact_sheet import OTHER_FRAME, SAME_FRAME, TARGET_FRAME, Sheet, Tile, write_contact_sheet
@@ -70,6 +71,7 @@ def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, seed: int) 
     """
     if dataset not in DATASETS:
         raise ConfigError(f"dataset={dataset!r} is not possible", hint=f"use one of: {', '.join(DATASETS)}")
+    at_least("topn", topn, 1)
     data = DATASETS[dataset]()
     defective = int((np.array(data.table.column("label").to_pylist()) != GOOD).sum())
     if not 1 <= targets < defective:

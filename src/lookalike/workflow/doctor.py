@@ -58,9 +58,10 @@ def examine() -> Iterator[Fact]:
 def _devices() -> Iterator[Fact]:
     import torch
 
+    from lookalike.embedding.engine import usable_cores
     from lookalike.encoders.base import choose_device
 
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     yield Fact(
         "Devices", "cpu", f"{cores} cores, {torch.get_num_threads()} threads for the model, {cores} for decoding"
     )
@@ -105,7 +106,7 @@ def _hub() -> tuple[str, str]:
             return "reachable", ENDPOINT
     except urllib.error.HTTPError:
         return "reachable", ENDPOINT  # it answered
-    except OSError:
+    except (OSError, ValueError):  # ValueError: HF_ENDPOINT is no address
         return "not reachable", f"{ENDPOINT}: give model_path as a local snapshot folder"
 
 

@@ -98,7 +98,8 @@ def mine(
     )  # fmt: skip
     settings.validate()
     output = Path(output_parquet)
-    check_output(output, inputs=(settings.source_parquet, settings.target_parquet))
+    for written in (output, *_beside(output)):
+        check_output(written, inputs=(settings.source_parquet, settings.target_parquet))
     check_embedding_table(settings.source_parquet, source_embed_column_name)
     target = read_embedding_table(settings.target_parquet, target_embed_column_name)
     source = read_embedding_table(settings.source_parquet, source_embed_column_name)
@@ -109,6 +110,11 @@ def mine(
     selection, labels = _select(settings, target, source, neighbors)
     pairs = _pair_table(target, source, neighbors, selection, labels)
     return _write(output, settings, neighbors, selection, pairs, tuple(warnings))
+
+
+def _beside(output: Path) -> tuple[Path, Path]:
+    """The pair table and the summary of a mined table."""
+    return sibling(output, "_pairs"), output.with_name("mining_summary.txt")
 
 
 def _compare_encoders(target: EmbeddingTable, source: EmbeddingTable, columns: tuple[str, str]) -> Iterator[str]:
@@ -247,7 +253,7 @@ def _write(
         unique=mined.num_rows,
     )
     summary = mining_summary(counts, output, settings.distance_threshold, warnings)
-    pairs_path, summary_path = sibling(output, "_pairs"), output.with_name("mining_summary.txt")
+    pairs_path, summary_path = _beside(output)
     write_table(pairs, pairs_path)
     with atomic_path(summary_path) as temporary:
         temporary.write_text(summary, encoding="utf-8")
