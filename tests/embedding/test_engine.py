@@ -138,6 +138,15 @@ def test_when_every_image_fails_nothing_is_written_but_the_quarantine(clip_snaps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.txt", "out_quarantine.parquet"]
 
 
+def test_an_input_in_the_place_of_the_quarantine_table_is_kept(clip_snapshot, images, tmp_path):
+    """Embedding the images that were set aside again: the input has the name of the new quarantine table."""
+    table = tmp_path / "out_quarantine.parquet"
+    pq.write_table(pa.table({"filepath": [str(next(images.iterdir()))]}), table)
+    with pytest.raises(TableError, match="would be overwritten"):
+        embed_images(table, tmp_path / "out.parquet", "CLIP", str(clip_snapshot))
+    assert table.exists()
+
+
 def test_an_output_over_the_input_is_refused(clip_snapshot, images, tmp_path):
     table = tmp_path / "table.parquet"
     pq.write_table(pa.table({"filepath": [str(next(images.iterdir()))]}), table)

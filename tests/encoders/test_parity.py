@@ -1,5 +1,6 @@
 """Vectors against each library's own reference, and what loading refuses."""
 
+import contextlib
 import json
 import shutil
 
@@ -159,6 +160,26 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path):
             tmp_path / "list.txt", tmp_path / "o.parquet", "timm", str(tmp_path / "model.pth"), architecture="resnet18"
         )
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_a_snapshot_with_code_in_it_is_not_run(file, siglip_snapshot, cells, tmp_path):
+    """`auto_map` names Python files of the snapshot: they are not run, and nobody is asked."""
+    folder = tmp_path / "snapshot"
+    shutil.copytree(siglip_snapshot, folder)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    content = json.loads((folder / file).read_text())
+    content["auto_map"] = {"AutoConfig": "evil.Evil", "AutoImageProcessor": "evil.Evil"}
+    (folder / file).write_text(json.dumps(content))
+    with contextlib.suppress(EncoderError):
+        identity_of("SigLIP", folder, cells, tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_architecture_beside_a_model_name_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_text("a.png")
+    with pytest.raises(ConfigError, match="architecture is for a checkpoint file"):
+        embed_images(tmp_path / "list.txt", tmp_path / "o.parquet", "timm", "resnet18", architecture="resnet50")
 
 
 def test_a_timm_name_that_does_not_exist_names_near_ones(tmp_path):

@@ -94,6 +94,7 @@ ODD = {
     "webp": lambda: encoded(picture("RGB"), "WEBP"),
     "webp with alpha": lambda: encoded(picture("RGBA"), "WEBP", lossless=True),
     "bmp": lambda: encoded(picture("RGB"), "BMP"),
+    "avif": lambda: encoded(picture("RGB"), "AVIF"),
     "bmp 1 bit": lambda: encoded(picture("1"), "BMP"),
     "one pixel": lambda: encoded(picture("RGB", 1, 1), "PNG"),
     "one row": lambda: encoded(picture("L", 1, 40), "PNG"),
@@ -168,6 +169,19 @@ def test_a_16_bit_file_with_8_bit_values_is_not_reported_as_clipped():
     assert not decode(data, AS_REFERENCE).clipped
 
 
+def test_scaling_does_not_depend_on_the_image():
+    """A dark 16-bit frame stays darker than a bright one."""
+    scale = DecodeSettings("ignore", "scale", 10**6)
+    dark, bright = (encoded(Image.fromarray(np.array([[level]], np.uint16)), "PNG") for level in (255, 2570))
+    assert np.asarray(decode(dark, scale).image)[0, 0] == 1
+    assert np.asarray(decode(bright, scale).image)[0, 0] == 10
+
+
+def test_a_floating_point_image_between_0_and_1_is_reported_as_lost():
+    data = encoded(Image.fromarray(np.array([[0.2, 0.9]], np.float32)), "TIFF")
+    assert decode(data, AS_REFERENCE).clipped
+
+
 def huge_png():
     """A 200-megapixel PNG of a few bytes: only its header is read."""
 
@@ -180,6 +194,7 @@ def huge_png():
 
 PNG = encoded(picture("RGB"), "PNG")
 JPEG = encoded(picture("RGB"), "JPEG")
+ICON = encoded(Image.new("RGB", (64, 64)), "ICO")
 BROKEN_PNG = PNG[:60] + bytes(len(PNG) - 60)
 
 
@@ -192,8 +207,9 @@ BROKEN_PNG = PNG[:60] + bytes(len(PNG) - 60)
         (PNG[: len(PNG) // 2], Reason.TRUNCATED),
         (BROKEN_PNG, Reason.UNREADABLE),
         (huge_png(), Reason.TOO_LARGE),
+        (ICON, Reason.NOT_AN_IMAGE),
     ],
-    ids=["empty", "text", "half a jpeg", "half a png", "damaged png", "200 megapixels"],
+    ids=["empty", "text", "half a jpeg", "half a png", "damaged png", "200 megapixels", "a format that is not read"],
 )
 def test_bad_files_are_set_aside_with_their_reason(data, reason):
     with pytest.raises(ImageRejected) as rejected:

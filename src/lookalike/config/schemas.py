@@ -131,12 +131,6 @@ class NearestNeighborsConfig:
         if self.distance_threshold != self.distance_threshold:
             raise ConfigError("distance_threshold is not a number (NaN)", hint="give a number, or leave it out")
 
-        if self.filter_by_label.strip().lower() not in TRUE_WORDS | FALSE_WORDS:
-            raise ConfigError(
-                f"filter_by_label={self.filter_by_label!r} is neither on nor off",
-                hint=f"use one of: {', '.join(sorted(TRUE_WORDS))}, or one of: {', '.join(sorted(FALSE_WORDS))}",
-            )
-
     @property
     def filters_by_label(self) -> bool:
         """Whether `filter_by_label` holds one of the words that switch it on."""

@@ -9,6 +9,7 @@ three equal ones.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import struct
 import threading
@@ -22,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lookalike.images.outcome import ImageRejected, Reason
 
 #: The formats that are read: ICO decodes inside `open`, past the pixel bound, and EPS starts another program.
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "TIFF", "WEBP", "BMP", "DIB", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "DIB", "PPM", "JPEG2000", "AVIF")
 #: What Pillow's decoders raise on damaged data. A closed list: anything else is a bug and propagates.
 _DAMAGED = (RuntimeError, OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
             NotImplementedError, struct.error, zlib.error)  # fmt: skip
@@ -78,7 +79,7 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded:
         raise ImageRejected(Reason.NOT_AN_IMAGE, "the file is empty", size)
     with _own_pixel_bound():
         try:
-            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+            opened = Image.open(io.BytesIO(data), formats=_formats())
         except UnidentifiedImageError:
             raise ImageRejected(Reason.NOT_AN_IMAGE, "no known image format", size) from None
         except _DAMAGED as error:
@@ -94,6 +95,13 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded:
                 return _to_grey_or_rgb(image, settings.bit_depth)
             except _DAMAGED as error:
                 raise _damaged(error, size) from None
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _to_grey_or_rgb(image: Image.Image, bit_depth: str) -> Decoded:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lookalike.config.schemas import NearestNeighborsConfig
+from lookalike.config.schemas import FALSE_WORDS, TRUE_WORDS, NearestNeighborsConfig
 from lookalike.encoders.identity import EncoderIdentity, differences, side_by_side
 from lookalike.errors import EncoderMismatch, VectorError
 from lookalike.neighbors.search import Neighbors, nearest_neighbors
@@ -159,6 +159,8 @@ def _setting_warnings(
         yield f"distance_threshold={threshold} is over 2.0, the largest cosine distance: it drops nothing"
     if threshold < 0 and threshold != _Config.distance_threshold:
         yield f"distance_threshold={threshold} is negative: the distance filter is off"
+    if settings.filter_by_label.strip().lower() not in TRUE_WORDS | FALSE_WORDS:
+        yield f"filter_by_label={settings.filter_by_label!r} is not one of true, 1, yes: not filtered"
     if settings.filters_by_label:
         for side, table in (("target", target), ("source", source)):
             if table.labels is None:
