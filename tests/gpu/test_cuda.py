@@ -8,8 +8,6 @@ import torch
 from PIL import Image
 
 from lookalike import embed_images
-from lookalike.embedding.card import preprocess_on_card
-from lookalike.images.preprocess import Preprocessing
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -100,15 +98,3 @@ def test_decoding_on_the_card_agrees_with_pillow(model, snapshot, mixed, tmp_pat
         (image.row, image.reason) for image in pillow.quarantined
     ]
     assert cosines(vectors_of(pillow), vectors_of(card)).min() > 0.999
-
-
-@pytest.mark.parametrize("shape", [(480, 640), (37, 500), (20, 20), (225, 224)])
-@pytest.mark.parametrize("kind", ["shortest_edge", "squash"])
-def test_preprocessing_on_the_card_is_pillows_within_a_level(shape, kind):
-    crop = (224, 224) if kind == "shortest_edge" else None
-    preprocessing = Preprocessing(kind, (224, 224), 3, crop, "floor", 1 / 255, (0.0,) * 3, (1.0,) * 3)
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    card = preprocess_on_card(torch.from_numpy(pixels).permute(2, 0, 1)[None].cuda(), preprocessing)[0].cpu().numpy()
-    expected = preprocessing(Image.fromarray(pixels))
-    assert card.shape == expected.shape
-    assert np.abs(card - expected).max() <= 1.01 / 255
