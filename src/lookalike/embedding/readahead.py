@@ -20,6 +20,8 @@ Output = TypeVar("Output")
 
 #: Threads that may hang at a time. More of them are not bad files but a disk or network that does not answer.
 MOST_HANGING = 32
+#: Seconds that closing waits, all together, for calls that are under way.
+GRACE = 2.0
 
 
 def read_ahead(
@@ -35,7 +37,8 @@ def read_ahead(
 
     At most `ahead` results exist at a time beside the one in the caller's hands, and at most `MOST_HANGING`
     calls that were given up still hold what they work on: that bounds the memory. An exception in `function` is
-    raised here, at its input's turn. Closing the iterator starts nothing new and waits for nothing.
+    raised here, at its input's turn. Closing the iterator starts nothing new, and waits a moment for calls under way:
+    a thread that is still in a library's C++ code when the interpreter ends would take the process down with it.
 
     A call can be given up only while other threads run: a C function that never returns and never lets go of
     Python's lock stops everything.
@@ -96,6 +99,7 @@ class _Crew(Generic[Input, Output]):
 
     def __init__(self, function: Callable[[Input], Output], time_limit: float) -> None:
         self.hired = 0
+        self._threads: list[threading.Thread] = []
         self._function = function
         self._time_limit = time_limit
         self._jobs: SimpleQueue[_Job[Input, Output] | None] = SimpleQueue()
@@ -105,7 +109,9 @@ class _Crew(Generic[Input, Output]):
 
     def hire(self) -> None:
         """Start one more thread."""
-        threading.Thread(target=self._work, name="read-ahead", daemon=True).start()
+        thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
+        thread.start()
+        self._threads.append(thread)
         self.hired += 1
 
     def submit(self, given: Input) -> _Job[Input, Output]:
@@ -125,10 +131,13 @@ class _Crew(Generic[Input, Output]):
         return job.results.pop()
 
     def close(self) -> None:
-        """Let every thread end after the job that it works on."""
+        """Let every thread end after the job that it works on, and wait `GRACE` seconds for that."""
         self._closed = True
         for _ in range(self.hired):
             self._jobs.put(None)
+        end = time.monotonic() + GRACE
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _give_up(self, job: _Job[Input, Output]) -> bool:
         """Leave a job and its thread behind, unless it ended at the last moment."""
