@@ -42,13 +42,12 @@ from lookalike.embedding.cache_database import (
     today,
     transaction,
 )
+from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.cache_folder import evict, folder_bytes
 from lookalike.encoders.identity import EncoderIdentity
 
 log = logging.getLogger(__name__)
 
-#: Bytes that a cache folder may hold.
-DEFAULT_SIZE_BOUND = 10 * 2**30
 #: What is left of the bound after the least recently used entries went, so that not every store must remove some.
 _KEEP = 0.8
 
@@ -158,7 +157,7 @@ class VectorCache:
         entries of all of them go until 80 % are left. Use times are days.
     """
 
-    def __init__(self, folder: Path, identity: EncoderIdentity, size_bound: int = DEFAULT_SIZE_BOUND) -> None:
+    def __init__(self, folder: Path, identity: EncoderIdentity, size_bound: int = ImageEmbeddingsConfig.cache_bytes) -> None:
         self._folder = folder
         self._identity = identity
         self._size_bound = size_bound
