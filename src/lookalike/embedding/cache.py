@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.cache_database import (
     SUFFIX,
     Database,
@@ -42,7 +43,6 @@ from lookalike.embedding.cache_database import (
     today,
     transaction,
 )
-from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.cache_folder import evict, folder_bytes
 from lookalike.encoders.identity import EncoderIdentity
 
@@ -157,7 +157,9 @@ class VectorCache:
         entries of all of them go until 80 % are left. Use times are days.
     """
 
-    def __init__(self, folder: Path, identity: EncoderIdentity, size_bound: int = ImageEmbeddingsConfig.cache_bytes) -> None:
+    def __init__(
+        self, folder: Path, identity: EncoderIdentity, size_bound: int = ImageEmbeddingsConfig.cache_bytes
+    ) -> None:
         self._folder = folder
         self._identity = identity
         self._size_bound = size_bound
