@@ -130,7 +130,7 @@ def _ceilings(files: list[str], snapshot: str, batch: int) -> tuple[float, float
     import torch
 
     from lookalike.embedding.card import CardPreparer
-    from lookalike.embedding.engine import CacheLookup
+    from lookalike.embedding.prepare import CacheLookup
     from lookalike.embedding.readahead import read_ahead
     from lookalike.encoders.base import LoadRequest
     from lookalike.encoders.load import load_encoder

@@ -15,7 +15,8 @@ from PIL import Image
 
 from lookalike import ConfigError, ImagesFailed, TableError, embed_images
 from lookalike.embedding import engine as engine_module
-from lookalike.embedding.engine import CacheLookup, Job, PillowPreparer, Stages, embed
+from lookalike.embedding.engine import Job, Stages, embed
+from lookalike.embedding.prepare import CacheLookup, PillowPreparer
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings
 from lookalike.images.outcome import Reason

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike.embedding.cache import FileStamp, content_digest
-from lookalike.embedding.engine import CacheLookup, Group, Seen
+from lookalike.embedding.prepare import CacheLookup, Group, Seen
 from lookalike.encoders.base import TorchEncoder
 from lookalike.images.decode import DecodeSettings, decode
 from lookalike.images.locate import ReadSettings, read_bytes

@@ -16,7 +16,8 @@ from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.cache import VectorCache
 from lookalike.embedding.cache_folder import default_cache_dir
 from lookalike.embedding.card import DECODER, CardPreparer, can_decode_on_card
-from lookalike.embedding.engine import CacheLookup, Job, PillowPreparer, Preparer, Stages, embed
+from lookalike.embedding.engine import Job, Stages, embed
+from lookalike.embedding.prepare import CacheLookup, PillowPreparer, Preparer
 from lookalike.embedding.shards import Plan, Workplace, digest_of
 from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder
 from lookalike.encoders.identity import EncoderIdentity

@@ -58,7 +58,7 @@ def examine() -> Iterator[Fact]:
 def _devices() -> Iterator[Fact]:
     import torch
 
-    from lookalike.embedding.engine import usable_cores
+    from lookalike.embedding.prepare import usable_cores
     from lookalike.encoders.base import choose_device
 
     cores = usable_cores()
