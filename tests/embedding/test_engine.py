@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lookalike import ConfigError, ImagesFailed, TableError, embed_images
-from lookalike.embedding import engine as engine_module
+from lookalike.embedding import prepare as prepare_module
 from lookalike.embedding.engine import Job, Stages, embed
 from lookalike.embedding.prepare import CacheLookup, PillowPreparer
 from lookalike.images.decode import DecodeSettings
@@ -165,7 +165,7 @@ def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, monkeypatc
         return real_decode(data, settings)
 
     real_decode = engine_module.decode
-    monkeypatch.setattr(engine_module, "decode", decode)
+    monkeypatch.setattr(prepare_module, "decode", decode)
     (shard,) = embed(job(files, MeanEncoder(), time_limit=2.0), [range(11)], Stages())
     assert not release.is_set()
     release.set()
@@ -176,7 +176,7 @@ def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, monkeypatc
 
 HANGING = """
 import sys, threading
-from lookalike.embedding import engine
+from lookalike.embedding import prepare
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings
 from lookalike.images.preprocess import Preprocessing
@@ -187,7 +187,7 @@ class Encoder:
     def encode(self, pixels):
         return pixels.mean(axis=(2, 3))
 
-engine.decode = lambda data, settings: threading.Event().wait()
+prepare.decode = lambda data, settings: threading.Event().wait()
 files, encoder = sys.argv[1:], Encoder()
 preparer = engine.PillowPreparer(
     files, encoder, DecodeSettings("ignore", "clip", 100), ReadSettings("", 10**6, 0), 4,

@@ -1,4 +1,4 @@
-"""From paths to pixels, a group of images at a time, on threads: the cache is asked, Pillow decodes, bad files fall out.
+"""From paths to pixels, a group at a time, on threads: the cache is asked, Pillow decodes, bad files fall out.
 
 `PillowPreparer` is the way of every machine; `card.CardPreparer` decodes on a CUDA device.
 """
