@@ -164,7 +164,7 @@ def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, monkeypatc
             release.wait(120)
         return real_decode(data, settings)
 
-    real_decode = engine_module.decode
+    real_decode = prepare_module.decode
     monkeypatch.setattr(prepare_module, "decode", decode)
     (shard,) = embed(job(files, MeanEncoder(), time_limit=2.0), [range(11)], Stages())
     assert not release.is_set()
@@ -176,7 +176,7 @@ def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, monkeypatc
 
 HANGING = """
 import sys, threading
-from lookalike.embedding import prepare
+from lookalike.embedding import engine, prepare
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings
 from lookalike.images.preprocess import Preprocessing
@@ -189,9 +189,9 @@ class Encoder:
 
 prepare.decode = lambda data, settings: threading.Event().wait()
 files, encoder = sys.argv[1:], Encoder()
-preparer = engine.PillowPreparer(
+preparer = prepare.PillowPreparer(
     files, encoder, DecodeSettings("ignore", "clip", 100), ReadSettings("", 10**6, 0), 4,
-    engine.CacheLookup(None, files, 100, by_path=True),
+    prepare.CacheLookup(None, files, 100, by_path=True),
 )
 ignore = lambda *given: None
 (shard,) = engine.embed(
