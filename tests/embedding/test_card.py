@@ -1,59 +1,70 @@
-"""What the CUDA path does to pixels, on the CPU: the same functions, without a card."""
+"""What happens to pixels on a card, without a card: the files it may have, and the kernels in the interpreter."""
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from lookalike.embedding.card import is_plain_jpeg, preprocess_on_card
-from lookalike.images.preprocess import Preprocessing
+from lookalike.embedding.nvjpeg import Layout, plain_layout
+
+HERE = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("shape", [(480, 640), (37, 500), (20, 20), (225, 224)])
-@pytest.mark.parametrize("kind", ["shortest_edge", "squash"])
-def test_tensor_preprocessing_is_pillows_but_for_rounding(shape, kind):
-    crop = (224, 224) if kind == "shortest_edge" else None
-    preprocessing = Preprocessing(kind, (224, 224), 3, crop, "floor", 1 / 255, (0.0,) * 3, (1.0,) * 3)
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    card = preprocess_on_card(torch.from_numpy(pixels).permute(2, 0, 1)[None], preprocessing)[0].numpy()
-    expected = preprocessing(Image.fromarray(pixels))
-    assert card.shape == expected.shape
-    # Float weights here, fixed-point ones in Pillow: now and then one level after each of the two passes.
-    difference = np.abs(card - expected) * 255
-    assert difference.max() < 2.01
-    assert difference.mean() < 0.05
-
-
-def encoded(mode="RGB", **options):
+def encoded(mode="RGB", size=(40, 30), **options):
     stream = io.BytesIO()
-    Image.new(mode, (40, 30)).save(stream, options.pop("format", "JPEG"), **options)
+    Image.new(mode, size).save(stream, options.pop("format", "JPEG"), **options)
     return stream.getvalue()
 
 
-PLAIN = encoded()
+PLAIN = encoded(subsampling="4:2:0")
 
 
 @pytest.mark.parametrize(
-    ("data", "plain"),
+    ("data", "layout"),
     [
-        (PLAIN, True),
-        (PLAIN + bytes(3), True),
-        (encoded("L"), True),
-        (encoded(progressive=True), False),
-        (encoded("CMYK"), False),
-        (encoded(format="PNG"), False),
-        (PLAIN[: len(PLAIN) // 2], False),
-        (PLAIN[:40] + b"\xff\xd9", False),
-        (b"\xff\xd8\xff\xd9", False),
-        (b"", False),
+        (PLAIN, Layout(30, 40, "4:2:0")),
+        (PLAIN + bytes(3), Layout(30, 40, "4:2:0")),
+        (encoded(subsampling="4:2:2"), Layout(30, 40, "4:2:2")),
+        (encoded(subsampling="4:4:4"), Layout(30, 40, "4:4:4")),
+        (encoded("L"), Layout(30, 40, "grey")),
+        (encoded(subsampling="4:1:1"), Layout(30, 40, "4:2:0")),  # Pillow's name for it
+        (encoded(keep_rgb=True), None),
+        (encoded(size=(15, 40)), None),
+        (encoded(progressive=True), None),
+        (encoded("CMYK"), None),
+        (encoded(format="PNG"), None),
+        (PLAIN[: len(PLAIN) // 2], None),
+        (PLAIN[:40] + b"\xff\xd9", None),
+        (b"\xff\xd8\xff\xd9", None),
+        (b"", None),
     ],
 )
-def test_only_whole_baseline_files_of_one_or_three_components_go_to_nvjpeg(data, plain):
-    assert is_plain_jpeg(data, 10**6) is plain
+def test_only_whole_baseline_files_in_grey_or_ycbcr_go_to_the_card(data, layout):
+    assert plain_layout(data, 10**6) == layout
 
 
-def test_the_pixel_bound_holds_before_nvjpeg():
-    assert is_plain_jpeg(PLAIN, 1_200)
-    assert not is_plain_jpeg(PLAIN, 1_199)
+def test_the_pixel_bound_holds_before_the_card():
+    assert plain_layout(PLAIN, 1_200)
+    assert plain_layout(PLAIN, 1_199) is None
+
+
+@pytest.mark.parametrize(("sampling", "chroma"), [("4:4:4", (31, 41)), ("4:2:2", (31, 21)), ("4:2:0", (16, 21))])
+def test_odd_sizes_round_the_colour_planes_up(sampling, chroma):
+    layout = Layout(31, 41, sampling)
+    assert layout.chroma == chroma
+    assert layout.bytes == 31 * 41 + 2 * chroma[0] * chroma[1]
+
+
+def test_the_kernels_give_the_pixels_of_libjpeg_and_pillow():
+    """In a process of its own: Triton decides when it is imported whether to compile or to interpret."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    done = subprocess.run(
+        [sys.executable, str(HERE / "support" / "check_kernels.py")],
+        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("equal") == 12 + 12

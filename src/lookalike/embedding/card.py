@@ -1,56 +1,86 @@
-"""Decoding and preprocessing on a CUDA card: nvJPEG, antialiased resize and normalisation, a group at a time.
+"""Decoding and preprocessing on a CUDA device, a group of images at a time; the pixels are Pillow's, byte for byte.
 
-Only plain JPEG files (baseline, grey or three components, with their end marker) go to nvJPEG; everything else is
-decoded by Pillow and joins them on the card. nvJPEG spreads subsampled colour in another way than Pillow's libjpeg, so
-vectors of colourful images differ (a cosine of 0.9995 was measured): it is used only when it is asked for, and its name
-stands in the numerics of the encoder's identity.
+Plain JPEG files (see `nvjpeg.plain_layout`) are decoded by the GPU's JPEG engines, and go through libjpeg's and
+Pillow's arithmetic on the GPU. All others are prepared by Pillow and join them there.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from lookalike.embedding.cache import FileStamp, content_digest
-from lookalike.embedding.prepare import CacheLookup, Group, Seen
+from lookalike.embedding.nvjpeg import Decoder, Layout, NvJpegError, Planes, plain_layout
+from lookalike.embedding.prepare import CacheLookup, Group, PillowPreparer, resized_within, usable_cores
+from lookalike.embedding.readahead import read_ahead
 from lookalike.encoders.base import TorchEncoder
-from lookalike.images.decode import DecodeSettings, decode
-from lookalike.images.locate import ReadSettings, read_bytes
-from lookalike.images.outcome import ImageRejected, Reason
-from lookalike.images.preprocess import Preprocessing
+from lookalike.errors import ConfigError
+from lookalike.images.decode import DecodeSettings
+from lookalike.images.locate import ReadSettings
+from lookalike.images.outcome import ImageRejected
 
 if TYPE_CHECKING:
     import torch
 
+    #: Rows and their pixels.
+    _Part: TypeAlias = tuple[list[int], torch.Tensor]
+
 #: Name of this path in the numerics.
 DECODER = "nvjpeg"
-#: torch's names of the Pillow filters that it has with antialiasing.
-_MODES = {2: "bilinear", 3: "bicubic"}
-#: JPEG markers: start of frame of the baseline kind and of the extended sequential kind.
-_PLAIN_FRAMES = (0xC0, 0xC1)
-#: Markers that begin a frame (C0 to CF without the tables C4, C8 and CC).
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+#: Bytes of planes that are decoded at a time; RGB and the resized pixels come on top, about three times as much.
+_MOST_BYTES = 1 << 29
 
 
-def can_decode_on_card(encoder: object) -> bool:
-    """Whether an encoder runs on CUDA, its preprocessing is known there, and torchvision has nvJPEG."""
+def check_card(encoder: object) -> None:
+    """Refuse an encoder whose images cannot be prepared on a card.
+
+    Raises
+    ------
+    ConfigError
+        When it does not run on CUDA, Triton or nvJPEG are missing, the GPU has no JPEG engines, or the filter of its
+        preprocessing is not known there. Says which.
+    """
+    reason = _obstacle(encoder)
+    if reason:
+        raise ConfigError(f"decoder=nvjpeg is not possible here: {reason}", hint="use decoder=pillow or decoder=auto")
+
+
+def can_prepare_on_card(encoder: object) -> bool:
+    """Whether `check_card` would pass."""
+    return not _obstacle(encoder)
+
+
+def _obstacle(encoder: object) -> str:
+    """Why an encoder's images cannot be prepared on a card, or nothing."""
     if not isinstance(encoder, TorchEncoder) or encoder.device.type != "cuda":
-        return False
-    if encoder.preprocessing.resample not in _MODES:
-        return False
+        return "the model does not run on a CUDA device"
+    try:
+        from lookalike.embedding.kernels import FILTERS
+    except ImportError as error:
+        return f"Triton is not installed ({error})"
+    if encoder.preprocessing.resample not in FILTERS:
+        return f"the model's resize filter (Pillow's number {encoder.preprocessing.resample}) is not known there"
     import torch
-    from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
     try:
-        probe = encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8))
-        decode_jpeg([probe], mode=ImageReadMode.RGB, device=encoder.device)
-    except RuntimeError:  # torchvision without nvJPEG
-        return False
-    return True
+        with torch.cuda.device(encoder.device):
+            torch.cuda.synchronize()  # the library works in the context that torch makes
+            Decoder()
+    except NvJpegError as error:
+        return str(error)
+    return ""
+
+
+class _File(NamedTuple):
+    """A file for the card: its row, its bytes, and what its header says."""
+
+    row: int
+    data: bytes
+    layout: Layout
 
 
 class CardPreparer:
@@ -58,19 +88,24 @@ class CardPreparer:
 
     Parameters
     ----------
+    filepaths:
+        All paths of the input.
     encoder:
         Gives device, type and preprocessing.
     decoding, reading:
         Bounds and rules.
-    filepaths:
-        All paths of the input.
     batch_size:
         Images of a group.
     cache:
         Where vectors may be known from.
+
+    Attributes
+    ----------
+    alone:
+        Prepares single images, where a group did not end in time.
     """
 
-    #: Two keep the decoder busy while one group's files are read; more contend for the interpreter.
+    #: One reads files, one decodes, one is between the two.
     threads = 3
     ahead = 4
 
@@ -83,158 +118,172 @@ class CardPreparer:
         batch_size: int,
         cache: CacheLookup,
     ) -> None:
+        import torch
+
         self.group_size = batch_size
-        self._cache = cache
+        self.alone = PillowPreparer(filepaths, encoder, decoding, reading, batch_size, cache)
         self.begin = cache.begin
+        self._cache = cache
         self._encoder = encoder
         self._decoding = decoding
         self._reading = reading
-        self._filepaths = filepaths
-        self._streams = threading.local()
+        self._consumer = torch.cuda.current_stream(encoder.device)
+        # Of high priority: its many small steps would each wait for a large one of the model.
+        self._stream = torch.cuda.Stream(encoder.device, priority=-1)  # type: ignore[no-untyped-call]
+        self._decoder: Decoder | None = None
+        # One thread at a time each: two that read or decode side by side take Python's lock from each other at
+        # every step, and are slower together than one alone.
+        self._reading_lock, self._decoding_lock = threading.Lock(), threading.Lock()
 
     def __call__(self, rows: Sequence[int]) -> Group:
-        """Prepare a group on the calling thread's own stream; the result is complete when this returns."""
+        """Prepare a group: read the files, sort them by who decodes them, and join the results in order."""
         import torch
 
-        if not hasattr(self._streams, "own"):
-            self._streams.own = torch.cuda.Stream(self._encoder.device)  # type: ignore[no-untyped-call]
         group = Group()
-        stream: torch.cuda.Stream = self._streams.own
-        with torch.inference_mode(), torch.cuda.device(self._encoder.device), torch.cuda.stream(stream):
-            images = self._decoded(rows, group)
-            group.rows = sorted(images)
-            if images:
-                group.pixels = self._preprocessed(images, group)
-        stream.synchronize()
+        with self._reading_lock:
+            files, others = self._read(rows, group)
+        device = self._encoder.device
+        with torch.inference_mode(), torch.cuda.device(device), self._decoding_lock, torch.cuda.stream(self._stream):
+            parts = [part for chunk in _chunks(files) for part in self._on_card(chunk, others)]
+            if others:
+                parts += self._by_pillow(others, group)
+            if parts:
+                group.rows, pixels = _in_order(parts)
+                if pixels.is_cuda:  # its memory goes back to this stream's pool only when the model has read it
+                    pixels.record_stream(self._consumer)
+                group.pixels = pixels
+            self._stream.synchronize()
         return group
 
-    def _decoded(self, rows: Sequence[int], group: Group) -> dict[int, torch.Tensor]:
-        """Decode every good image of the group to a uint8 tensor (3 x height x width) on the card."""
-        import torch
-        from torchvision.io import ImageReadMode, decode_jpeg
-
-        plain: dict[int, bytes] = {}
-        images: dict[int, torch.Tensor] = {}
+    def _read(self, rows: Sequence[int], group: Group) -> tuple[list[_File], list[tuple[int, bytes]]]:
+        """Read what the cache does not know: the files for the card, and those for Pillow."""
+        files: list[_File] = []
+        others: list[tuple[int, bytes]] = []
         for row in rows:
-            known = self._cache.by_path(row)
             try:
-                if known is None:
-                    stamp = FileStamp.of(self._filepaths[row])
-                    data = read_bytes(self._filepaths[row], self._reading)
-                    digest = content_digest(data)
-                    known = self._cache.by_content(digest)
-                    group.seen[row] = Seen(digest, stamp, known.pixels if known else 0, bool(known and known.clipped))
-                if known is not None:
-                    group.known.append((row, known.vector))
-                    group.clipped += known.clipped
-                elif self._decoding.exif == "ignore" and is_plain_jpeg(data, self._decoding.max_pixels):
-                    plain[row] = data
-                else:
-                    images[row] = self._by_pillow(row, data, group)
+                data = self._cache.find_or_read(row, self._reading, group)
+                if data is None:
+                    continue
+                layout = plain_layout(data, self._decoding.max_pixels) if self._decoding.exif == "ignore" else None
+                if layout is None:
+                    others.append((row, data))
+                    continue
+                size = (layout.width, layout.height)
+                wide, high = resized_within(size, self._encoder.preprocessing, self._decoding.max_pixels)
+                group.note(row, max(wide * high, layout.width * layout.height), clipped=False)
+                files.append(_File(row, data, layout))
             except ImageRejected as rejected:
                 group.rejected.append((row, rejected))
-        if plain:
-            encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in plain.values()]
-            try:
-                decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=self._encoder.device)
-                images.update(zip(plain, decoded, strict=True))
-            except RuntimeError:  # one of them is damaged: Pillow says which, and why
-                for row, data in plain.items():
-                    try:
-                        images[row] = self._by_pillow(row, data, group)
-                    except ImageRejected as rejected:
-                        group.rejected.append((row, rejected))
-        return images
+        return files, others
 
-    def _by_pillow(self, row: int, data: bytes, group: Group) -> torch.Tensor:
+    def _on_card(self, files: list[_File], others: list[tuple[int, bytes]]) -> list[_Part]:
+        """Decode and preprocess files; where one is damaged or memory runs out, in halves, and at last by Pillow."""
         import torch
 
-        decoded = decode(data, self._decoding)
-        group.clipped += decoded.clipped
-        group.seen[row] = group.seen[row]._replace(clipped=decoded.clipped)
-        pixels = torch.from_numpy(np.array(decoded.image.convert("RGB"))).permute(2, 0, 1)
-        return pixels.to(self._encoder.device, non_blocking=True)
-
-    def _preprocessed(self, images: dict[int, torch.Tensor], group: Group) -> torch.Tensor | None:
-        """Resize, crop and normalise; images of one shape together."""
-        import torch
-
-        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for row in group.rows:
-            height, width = images[row].shape[-2:]
-            wide, high = self._encoder.preprocessing.resized(width, height)
-            if wide * high > self._decoding.max_pixels:
-                rejected = ImageRejected(Reason.TOO_LARGE, f"resizing it would make {wide} x {high} pixels")
-                group.rejected.append((row, rejected))
+        try:
+            return self._decoded(files)
+        except (NvJpegError, torch.OutOfMemoryError) as error:
+            if isinstance(error, NvJpegError):
+                self._decoder = None  # nothing is known of one that failed
             else:
-                group.seen[row] = group.seen[row]._replace(pixels=max(height * width, wide * high))
-                by_shape[height, width].append(row)
-        ready: dict[int, torch.Tensor] = {}
-        for shape_rows in by_shape.values():
-            stacked = torch.stack([images[row] for row in shape_rows])
-            pixels = preprocess_on_card(stacked, self._encoder.preprocessing).to(self._encoder.dtype)
-            ready.update(zip(shape_rows, pixels, strict=True))
-        group.rows = sorted(ready)
-        return torch.stack([ready[row] for row in group.rows]) if ready else None
+                torch.cuda.empty_cache()
+        if len(files) == 1:
+            others.append((files[0].row, files[0].data))
+            return []
+        half = len(files) // 2
+        return [*self._on_card(files[:half], others), *self._on_card(files[half:], others)]
+
+    def _decoded(self, files: list[_File]) -> list[_Part]:
+        """All planes in one call of the decoder, into one buffer; then the files of one layout together."""
+        import torch
+
+        from lookalike.embedding.kernels import planes_to_rgb, preprocess
+
+        files = sorted(files, key=lambda file: file.layout)
+        buffer = torch.empty(sum(file.layout.bytes for file in files), dtype=torch.uint8, device=self._encoder.device)
+        classes = [(layout, list(same)) for layout, same in groupby(files, key=lambda file: file.layout)]
+        address = buffer.data_ptr()
+        planes: list[Planes] = []
+        for layout, same in classes:
+            planes += _addresses(layout, len(same), address)
+            address += len(same) * layout.bytes
+        self._decoder = self._decoder or Decoder()
+        self._decoder.decode([file.data for file in files], planes, self._stream.cuda_stream)
+        parts, first = [], 0
+        for layout, same in classes:
+            count, size = len(same), layout.height * layout.width
+            last = first + count * layout.bytes
+            sizes = [count * size, *[count * (layout.bytes - size) // 2] * 2]
+            luma, blue, red = torch.split(buffer[first:last], sizes)
+            first = last
+            images = luma.view(count, 1, layout.height, layout.width)
+            if layout.sampling != "grey":
+                images = planes_to_rgb(images[:, 0], blue, red, layout)
+            pixels = preprocess(images, self._encoder.preprocessing, self._encoder.dtype)
+            parts.append(([file.row for file in same], pixels))
+        return parts
+
+    def _by_pillow(self, files: list[tuple[int, bytes]], group: Group) -> list[_Part]:
+        """Decode and preprocess on the processor's cores, and leave the pixels there."""
+        import torch
+
+        def prepare(file: tuple[int, bytes]) -> Group:
+            row, data = file
+            one = Group(seen={row: group.seen[row]} if row in group.seen else {})
+            self.alone.prepare(row, data, one)
+            return one
+
+        parts: list[_Part] = []
+        threads = usable_cores()
+        # Without a time limit here: the engine has one for the group.
+        for one in read_ahead(
+            prepare, files, threads=threads, ahead=2 * threads, time_limit=math.inf, on_timeout=prepare
+        ):
+            group.rejected += one.rejected
+            group.clipped += one.clipped
+            group.seen.update(one.seen)
+            if one.pixels is not None:
+                parts.append((one.rows, torch.as_tensor(one.pixels).to(self._encoder.dtype)))
+        return parts
 
 
-def preprocess_on_card(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """What `Preprocessing` does to one Pillow image, for a batch of one shape on a card.
-
-    Parameters
-    ----------
-    images:
-        n x 3 x height x width, uint8.
-    preprocessing:
-        With a filter of `_MODES`.
-
-    Returns
-    -------
-    torch.Tensor
-        n x 3 x height x width, float32.
-    """
+def _in_order(parts: list[_Part]) -> tuple[list[int], torch.Tensor]:
+    """The rows of all parts, ascending, and their pixels: on the card where some are there and memory allows."""
     import torch
-    from torch.nn.functional import interpolate, pad
 
-    height, width = images.shape[-2:]
-    wide, high = preprocessing.resized(width, height)
-    pixels = images.float()
-    if (high, wide) != (height, width):
-        mode = _MODES[preprocessing.resample]
-        # As Pillow: first across, then down, with 8-bit values after each.
-        for size in ((height, wide), (high, wide)):
-            pixels = interpolate(pixels, size, mode=mode, antialias=True, align_corners=False)
-            pixels = pixels.round_().clamp_(0, 255)
-    if preprocessing.crop is not None:
-        (top, left), (above, before) = preprocessing.crop_window(high, wide)
-        crop_height, crop_width = preprocessing.crop
-        if above or before or crop_height > high or crop_width > wide:
-            after, below = max(0, crop_width - wide - before), max(0, crop_height - high - above)
-            pixels = pad(pixels, (before, after, above, below))
-        pixels = pixels[..., top : top + crop_height, left : left + crop_width]
-    mean = torch.tensor(preprocessing.mean, device=images.device).view(3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=images.device).view(3, 1, 1)
-    return (pixels * preprocessing.scale - mean) / std
+    rows = [row for rows, _ in parts for row in rows]
+    device = next((pixels.device for _, pixels in parts if pixels.is_cuda), torch.device("cpu"))
+    try:
+        pixels = torch.cat([pixels.to(device) for _, pixels in parts]) if len(parts) > 1 else parts[0][1]
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        pixels = torch.cat([pixels.cpu() for _, pixels in parts])
+    if rows != sorted(rows):
+        pixels = pixels[torch.from_numpy(np.argsort(rows)).to(pixels.device)]
+    return sorted(rows), pixels
 
 
-def is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
-    """Whether nvJPEG may have a file: plain JPEG of 8 bits and 1 or 3 components, within bounds, not cut off.
+def _addresses(layout: Layout, count: int, address: int) -> list[Planes]:
+    """Where the planes of some images of one layout go: all luma planes, then all of one colour, then the other."""
+    size, pitches = layout.height * layout.width, (layout.width, layout.chroma[1], layout.chroma[1])
+    chroma = (layout.bytes - size) // 2
+    blue = address + count * size
+    red = blue + count * chroma
+    return [
+        Planes((address + number * size, blue + number * chroma, red + number * chroma), pitches)
+        for number in range(count)
+    ]
 
-    Everything else is for Pillow, which knows more kinds and says what is wrong with a file. The layout of the
-    markers is that of ITU-T T.81, annex B.
-    """
-    if data[:2] != b"\xff\xd8" or data.rstrip(b"\0")[-2:] != b"\xff\xd9":
-        return False
-    position = 2
-    while position + 10 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker in _FRAMES:
-            bits, components = data[position + 4], data[position + 9]
-            height = int.from_bytes(data[position + 5 : position + 7], "big")
-            width = int.from_bytes(data[position + 7 : position + 9], "big")
-            plain = marker in _PLAIN_FRAMES and bits == 8 and components in (1, 3)
-            return plain and 0 < height * width <= max_pixels
-        if marker == 0xEE:  # an Adobe segment can say that three components are RGB, not YCbCr
-            return False
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False
+
+def _chunks(files: list[_File]) -> Iterator[list[_File]]:
+    """Split files so that the planes of each part fit `_MOST_BYTES`, if one alone does."""
+    chunk: list[_File] = []
+    held = 0
+    for file in files:
+        if chunk and held + file.layout.bytes > _MOST_BYTES:
+            yield chunk
+            chunk, held = [], 0
+        chunk.append(file)
+        held += file.layout.bytes
+    if chunk:
+        yield chunk

@@ -8,7 +8,8 @@ finished before, so a resumed run gives the same bytes as an undisturbed one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from lookalike.embedding.cache import Cached, Entry
 from lookalike.embedding.prepare import Group, Preparer, Seen
 from lookalike.embedding.readahead import read_ahead
-from lookalike.encoders.base import Encoder, Pixels
+from lookalike.encoders.base import Encoder, Pending, Pixels
 from lookalike.images.outcome import ImageRejected, QuarantinedImage, Reason
 
 
@@ -102,7 +103,7 @@ class Job:
 def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
     """Embed the given spans of rows and yield a shard for each, in order.
 
-    Every batch but the last of a shard is full. What the preparer has in flight and one batch are held beside the
+    Every batch but the last of a shard is full. What the preparer has in flight and two batches are held beside the
     shard's vectors.
 
     Parameters
@@ -123,14 +124,24 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
             yield from (span[first : first + step] for first in range(0, len(span), step))
 
     def give_up(rows: Sequence[int]) -> Group:
-        detail = f"no result after {job.time_limit:g} s"
-        return Group(rejected=[(row, ImageRejected(Reason.UNREADABLE, detail)) for row in rows])
+        """A single image is set aside; of a group, only those that alone give no result either."""
+        if len(rows) == 1:
+            detail = f"no result after {job.time_limit:g} s"
+            return Group(rejected=[(rows[0], ImageRejected(Reason.UNREADABLE, detail))])
+        alone = job.preparer.alone
+        return _joined(
+            read_ahead(
+                alone, [[row] for row in rows], threads=alone.threads, ahead=alone.ahead,
+                time_limit=job.time_limit, on_timeout=give_up,
+            )
+        )  # fmt: skip
 
     prepared = read_ahead(
         job.preparer, groups(), threads=job.preparer.threads, ahead=job.preparer.ahead,
-        time_limit=job.time_limit * step, on_timeout=give_up,
+        time_limit=job.time_limit * max(1, step // 16), on_timeout=give_up,
     )  # fmt: skip
     done = 0
+    before: _Building | None = None
     for span in spans:
         building = _Building(job, span, stages)
         for first in range(0, len(span), step):
@@ -141,7 +152,13 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
             done += len(span[first : first + step])
             if done % job.batch_size < step:
                 job.on_progress(done)
-        yield building.finish()
+            if before is not None:  # only now, so that a card has work while the shard is finished and written
+                yield before.finish()
+                before = None
+        building.flush()
+        before = building
+    if before is not None:
+        yield before.finish()
 
 
 class _Building:
@@ -153,6 +170,7 @@ class _Building:
         self._stages = stages
         self._waiting_rows: list[int] = []
         self._waiting: list[Pixels] = []
+        self._under_way: deque[tuple[list[int], Pending]] = deque()
         self._rows: list[int] = []
         self._vectors: list[npt.NDArray[np.float32]] = []
         self._quarantined: list[QuarantinedImage] = []
@@ -176,10 +194,15 @@ class _Building:
         while len(self._waiting_rows) >= self._job.batch_size:
             self._forward()
 
-    def finish(self) -> Shard:
-        """Embed what is left and return the shard."""
+    def flush(self) -> None:
+        """Embed what is left: no more groups will come."""
         if self._waiting_rows:
             self._forward()
+
+    def finish(self) -> Shard:
+        """Wait for the vectors and return the shard."""
+        while self._under_way:
+            self._collect()
         vectors = np.concatenate(self._vectors) if self._vectors else np.empty((0, 0), np.float32)
         rows = np.array(self._rows, np.int64)
         order = np.argsort(rows)  # vectors from the cache overtook those that waited for their batch
@@ -199,13 +222,22 @@ class _Building:
         return Entry(self._job.filepaths[row], digest, stamp, Cached(vector, pixels, clipped))
 
     def _forward(self) -> None:
-        """Run the model over one batch and set vectors that are not finite aside."""
+        """Start the model on one batch, and take the vectors of the batch before."""
         size = self._job.batch_size
         rows, self._waiting_rows = self._waiting_rows[:size], self._waiting_rows[size:]
         pixels = _concatenated(self._waiting)
         self._waiting = [pixels[size:]] if self._waiting_rows else []
         started = time.perf_counter()
-        vectors = self._job.encoder.encode(pixels[:size])
+        self._under_way.append((rows, self._job.encoder.start(pixels[:size])))
+        self._stages.forward += time.perf_counter() - started
+        if len(self._under_way) > 1:
+            self._collect()
+
+    def _collect(self) -> None:
+        """Wait for the oldest batch; set vectors that are not finite aside."""
+        rows, pending = self._under_way.popleft()
+        started = time.perf_counter()
+        vectors = pending()
         self._stages.forward += time.perf_counter() - started
         finite = np.asarray(np.isfinite(vectors).all(axis=1))
         for row, fine in zip(rows, finite.tolist(), strict=True):
@@ -221,12 +253,31 @@ class _Building:
         self._job.on_rejected(image)
 
 
+def _joined(groups: Iterable[Group]) -> Group:
+    """Several groups as one."""
+    whole = Group()
+    pixels: list[Pixels] = []
+    for group in groups:
+        whole.rows += group.rows
+        whole.rejected += group.rejected
+        whole.clipped += group.clipped
+        whole.known += group.known
+        whole.seen.update(group.seen)
+        if group.pixels is not None:
+            pixels.append(group.pixels)
+    if pixels:
+        whole.pixels = _concatenated(pixels)
+    return whole
+
+
 def _concatenated(pieces: list[Pixels]) -> Pixels:
-    """Arrays as an array, tensors as a tensor."""
+    """Arrays as an array; as soon as there is a tensor among them, a tensor like it."""
     if len(pieces) == 1:
         return pieces[0]
-    if isinstance(pieces[0], np.ndarray):
-        return np.concatenate(pieces)
+    arrays = [piece for piece in pieces if isinstance(piece, np.ndarray)]
+    if len(arrays) == len(pieces):
+        return np.concatenate(arrays)
     import torch
 
-    return torch.cat([piece for piece in pieces if isinstance(piece, torch.Tensor)])
+    like = next(piece for piece in pieces if isinstance(piece, torch.Tensor))
+    return torch.cat([torch.as_tensor(piece).to(like) for piece in pieces])

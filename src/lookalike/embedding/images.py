@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ import pyarrow as pa
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.cache import VectorCache
 from lookalike.embedding.cache_folder import default_cache_dir
-from lookalike.embedding.card import DECODER, CardPreparer, can_decode_on_card
-from lookalike.embedding.engine import Job, Stages, embed
+from lookalike.embedding.card import DECODER, CardPreparer, can_prepare_on_card, check_card
+from lookalike.embedding.engine import Job, Shard, Stages, embed
 from lookalike.embedding.prepare import CacheLookup, PillowPreparer, Preparer
 from lookalike.embedding.shards import Plan, Workplace, digest_of
 from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.encoders.load import check_model, load_encoder
-from lookalike.errors import ConfigError, ImagesFailed
+from lookalike.errors import ImagesFailed
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings, check_root
 from lookalike.images.outcome import QuarantinedImage, count_reasons, quarantine_table
@@ -148,8 +149,7 @@ def embed_images(
     table = read_image_table(input_parquet)
     decoding = DecodeSettings(exif, bit_depth, max_pixels)
     encoder = load_encoder(family, LoadRequest(model_path, architecture, device, precision, decoding))
-    if decoder == "nvjpeg":
-        encoder = _decoding_on_card(encoder)
+    encoder = _choose_decoder(encoder, decoder)
     return _embed_table(table, encoder, decoding, settings)
 
 
@@ -168,20 +168,36 @@ def _embed_table(
     ):
         pending = workplace.pending()
         preparer = _preparer(filepaths, encoder, decoding, settings, cache)
-        cached = 0
         with progress("embedding", sum(map(len, pending)), "images", note=lambda: stages.limit) as advance:
             job = Job(
                 filepaths, encoder, preparer, settings.batch_size, settings.time_limit,
                 on_rejected=_refuse_bad_image if settings.on_error == "raise" else lambda image: None,
                 on_progress=advance, on_begin=workplace.begin,
             )  # fmt: skip
-            for shard in embed(job, pending, stages):
-                workplace.commit(shard)
-                cached += shard.cached
-                if cache is not None:
-                    cache.store(shard.entries)
+            cached = _commit_all(embed(job, pending, stages), workplace, cache)
         seconds = time.perf_counter() - started
         return _assemble(table, encoder, workplace, settings, _Loop(sum(map(len, pending)), cached, seconds, stages))
+
+
+def _commit_all(shards: Iterator[Shard], workplace: Workplace, cache: VectorCache | None) -> int:
+    """Write shards on a thread, each while the next is embedded; return how many vectors came from the cache."""
+    cached = 0
+
+    def commit(shard: Shard) -> None:
+        workplace.commit(shard)
+        if cache is not None:
+            cache.store(shard.entries)
+
+    with ThreadPoolExecutor(1, "commit") as writer:
+        before: Future[None] | None = None
+        for shard in shards:
+            cached += shard.cached
+            if before is not None:
+                before.result()
+            before = writer.submit(commit, shard)
+        if before is not None:
+            before.result()
+    return cached
 
 
 def _preparer(
@@ -209,13 +225,13 @@ def _cache(encoder: Encoder, settings: ImageEmbeddingsConfig) -> contextlib.Abst
     return VectorCache(folder, encoder.identity, settings.cache_bytes)
 
 
-def _decoding_on_card(encoder: Encoder) -> Encoder:
-    """The encoder with the card's decoder in its identity."""
-    if not (isinstance(encoder, TorchEncoder) and can_decode_on_card(encoder)):
-        raise ConfigError(
-            "decoder='nvjpeg' is not possible here",
-            hint="it needs a CUDA device, a torchvision with nvJPEG, and a bilinear or bicubic model; use pillow",
-        )
+def _choose_decoder(encoder: Encoder, decoder: str) -> Encoder:
+    """The encoder with the card's decoder in its identity, where that is asked for or to be had."""
+    if decoder == "nvjpeg":
+        check_card(encoder)
+    elif decoder == "pillow" or not can_prepare_on_card(encoder):
+        return encoder
+    assert isinstance(encoder, TorchEncoder)
     numerics = replace(encoder.identity.numerics, decoder=DECODER)
     return replace(encoder, identity=replace(encoder.identity, numerics=numerics))
 

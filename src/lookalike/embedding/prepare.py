@@ -18,6 +18,7 @@ from lookalike.encoders.base import Encoder, Pixels
 from lookalike.images.decode import DecodeSettings, decode
 from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import ImageRejected, Reason
+from lookalike.images.preprocess import Preprocessing
 
 
 @dataclass
@@ -47,6 +48,17 @@ class Group:
     known: list[tuple[int, npt.NDArray[np.float32]]] = field(default_factory=list)
     seen: dict[int, Seen] = field(default_factory=dict)
 
+    def take(self, row: int, known: Cached) -> None:
+        """Take an image's vector from the cache."""
+        self.known.append((row, known.vector))
+        self.clipped += known.clipped
+
+    def note(self, row: int, pixels: int, clipped: bool) -> None:
+        """Note what decoding showed of an image."""
+        self.clipped += clipped
+        if row in self.seen:
+            self.seen[row] = self.seen[row]._replace(pixels=pixels, clipped=clipped)
+
 
 class Seen(NamedTuple):
     """What the cache wants to know of a file: digest and stamp, the most pixels it made, and whether it was clipped."""
@@ -71,6 +83,11 @@ class Preparer(Protocol):
     group_size: int
     threads: int
     ahead: int
+
+    @property
+    def alone(self) -> Preparer:
+        """What prepares the images of a group one by one where the group does not end in time."""
+        ...
 
     def begin(self, span: range) -> None:
         """Called in the caller's thread before the first image of a span is prepared."""
@@ -116,13 +133,30 @@ class CacheLookup:
             found = self._cache.by_path([self._filepaths[row] for row in span])
             self._found.update((span[position], cached) for position, cached in found.items())
 
-    def by_path(self, row: int) -> Cached | None:
-        """What `begin` found for a row."""
-        return self._bounded(self._found.pop(row, None))
+    def find_or_read(self, row: int, reading: ReadSettings, group: Group) -> bytes | None:
+        """Put what the cache knows of a row into its group and return None, or return the bytes of its file.
 
-    def by_content(self, digest: bytes) -> Cached | None:
-        """What is known of a content."""
-        return self._bounded(self._cache.by_content(digest)) if self._cache is not None else None
+        Raises
+        ------
+        ImageRejected
+            When the file cannot be read.
+        """
+        known = self._bounded(self._found.pop(row, None))
+        if known is not None:
+            group.take(row, known)
+            return None
+        path = self._filepaths[row]
+        if self._cache is None:
+            return read_bytes(path, reading)
+        stamp = FileStamp.of(path)
+        data = read_bytes(path, reading)
+        digest = content_digest(data)
+        known = self._bounded(self._cache.by_content(digest))
+        group.seen[row] = Seen(digest, stamp, known.pixels if known else 0, bool(known and known.clipped))
+        if known is None:
+            return data
+        group.take(row, known)
+        return None
 
     def _bounded(self, cached: Cached | None) -> Cached | None:
         return cached if cached is not None and cached.pixels <= self._max_pixels else None
@@ -165,26 +199,43 @@ class PillowPreparer:
         self._cache = cache
         self.begin = cache.begin
 
+    @property
+    def alone(self) -> PillowPreparer:
+        """See `Preparer.alone`."""
+        return self
+
     def __call__(self, rows: Sequence[int]) -> Group:
         """Prepare one image, or find its vector in the cache."""
         (row,) = rows
-        known = self._cache.by_path(row)
-        if known is not None:
-            return Group(known=[(row, known.vector)], clipped=int(known.clipped))
+        group = Group()
         try:
-            stamp = FileStamp.of(self._filepaths[row])
-            data = read_bytes(self._filepaths[row], self._reading)
-            digest = content_digest(data)
-            known = self._cache.by_content(digest)
-            if known is not None:
-                seen = {row: Seen(digest, stamp, known.pixels, known.clipped)}
-                return Group(known=[(row, known.vector)], clipped=int(known.clipped), seen=seen)
-            decoded = decode(data, self._decoding)
-            width, height = self._preprocessing.resized(*decoded.image.size)
-            if width * height > self._decoding.max_pixels:
-                raise ImageRejected(Reason.TOO_LARGE, f"resizing it would make {width} x {height} pixels")
-            pixels = max(width * height, decoded.image.width * decoded.image.height)
-            seen = {row: Seen(digest, stamp, pixels, decoded.clipped)}
-            return Group([row], self._preprocessing(decoded.image)[None], clipped=int(decoded.clipped), seen=seen)
+            data = self._cache.find_or_read(row, self._reading, group)
         except ImageRejected as rejected:
             return Group(rejected=[(row, rejected)])
+        if data is not None:
+            self.prepare(row, data, group)
+        return group
+
+    def prepare(self, row: int, data: bytes, group: Group) -> None:
+        """Decode and preprocess the bytes of one image into a group that holds nothing else."""
+        try:
+            decoded = decode(data, self._decoding)
+            width, height = resized_within(decoded.image.size, self._preprocessing, self._decoding.max_pixels)
+            group.rows, group.pixels = [row], self._preprocessing(decoded.image)[None]
+            group.note(row, max(width * height, decoded.image.width * decoded.image.height), decoded.clipped)
+        except ImageRejected as rejected:
+            group.rejected.append((row, rejected))
+
+
+def resized_within(size: tuple[int, int], preprocessing: Preprocessing, max_pixels: int) -> tuple[int, int]:
+    """Width and height that resizing will give an image of some width and height.
+
+    Raises
+    ------
+    ImageRejected
+        When they make too many pixels, as a thin strip does whose short edge grows.
+    """
+    width, height = preprocessing.resized(*size)
+    if width * height > max_pixels:
+        raise ImageRejected(Reason.TOO_LARGE, f"resizing it would make {width} x {height} pixels")
+    return width, height

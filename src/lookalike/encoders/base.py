@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 #: A batch: a float32 array, or (on a card) a tensor where the encoder is, in the encoder's type.
 Pixels: TypeAlias = "npt.NDArray[np.float32] | torch.Tensor"
+#: Vectors that are on their way.
+Pending: TypeAlias = Callable[[], "npt.NDArray[np.float32]"]
+
+log = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
@@ -46,6 +52,10 @@ class Encoder(Protocol):
 
     def encode(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """Turn a batch (images x 3 x height x width) into vectors (images x dimension, float32)."""
+        ...
+
+    def start(self, pixels: Pixels) -> Pending:
+        """Begin what `encode` does; calling the result waits for it. On a card the two overlap with other work."""
         ...
 
 
@@ -87,9 +97,8 @@ class TorchEncoder:
         Where the weights are.
     dtype:
         Of the weights and the batch.
-    cpu_slice:
-        Images that a CPU works on at a time. The activations of a large batch leave the cache and, with glibc, are
-        given back to the system after every layer: EfficientNet-Lite0 is 3 times slower at 64 images than at 4.
+    slices:
+        How many images `forward` gets at a time.
     """
 
     identity: EncoderIdentity
@@ -97,19 +106,83 @@ class TorchEncoder:
     forward: Callable[[torch.Tensor], torch.Tensor]
     device: torch.device
     dtype: torch.dtype
-    cpu_slice: int
+    slices: Slices
 
     def encode(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """See `Encoder.encode`."""
+        return self.start(pixels)()
+
+    def start(self, pixels: Pixels) -> Pending:
+        """See `Encoder.start`."""
         import torch
 
-        size = self.cpu_slice if self.device.type == "cpu" else len(pixels)
         # PyTorch computes float32 convolutions on CUDA in TF32 by default: fp32 here means fp32.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             batch = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
-            slices = torch.split(batch, size)
-            vectors = torch.cat([self.forward(part.to(self.device, self.dtype)).float().cpu() for part in slices])
-            return vectors.numpy()
+            vectors = self._forward(batch)
+            if self.device.type != "cuda":
+                ready = vectors.cpu().numpy()
+                return lambda: ready
+            host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+            host.copy_(vectors, non_blocking=True)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> npt.NDArray[np.float32]:
+            copied.synchronize()
+            return host.numpy()
+
+        return wait
+
+    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Run the model slice by slice; where memory runs out, in smaller slices from then on."""
+        import torch
+
+        done: list[torch.Tensor] = []
+        first = 0
+        while first < len(batch):
+            part = batch[first : first + self.slices.images]
+            try:
+                done.append(self.forward(part.to(self.device, self.dtype, non_blocking=True)).float())
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self.slices.halve(len(part))
+            else:
+                first += len(part)
+        return torch.cat(done)
+
+
+@dataclass
+class Slices:
+    """How many images a model takes at a time; it changes when memory runs out.
+
+    Attributes
+    ----------
+    images:
+        For a GPU, as many as there are. For a CPU, few: the activations of a large batch leave the cache and, with
+        glibc, are given back to the system after every layer, which makes EfficientNet-Lite0 3 times slower at 64
+        images than at 4.
+    """
+
+    images: int
+    _said: bool = field(default=False, repr=False)
+
+    @classmethod
+    def of(cls, device: torch.device, *, cpu: int) -> Slices:
+        """The right slices for a device, `cpu` images on a CPU."""
+        return cls(cpu if device.type == "cpu" else sys.maxsize)
+
+    def halve(self, failed: int) -> None:
+        """Take half of what was too much, and say so the first time."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        level = logging.DEBUG if self._said else logging.WARNING
+        self._said = True
+        self.images = failed // 2
+        log.log(level, "memory ran out at %d images at a time; going on with %d", failed, self.images)
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from lookalike.encoders.base import (
     LoadRequest,
+    Slices,
     TorchEncoder,
     choose_device,
     choose_precision,
@@ -78,7 +79,7 @@ def load(request: LoadRequest) -> TorchEncoder:
         vectors: torch.Tensor = module(batch.contiguous(memory_format=torch.channels_last))
         return vectors
 
-    return TorchEncoder(identity, preprocessing, forward, device, torch_dtype(precision), cpu_slice=4)
+    return TorchEncoder(identity, preprocessing, forward, device, torch_dtype(precision), Slices.of(device, cpu=4))
 
 
 def read_preprocessing(module: Any, model_path: str) -> Preprocessing:

@@ -110,7 +110,7 @@ def read_bytes(path: str, settings: ReadSettings, *, sleep: Callable[[float], ob
         place = _inside(_without_file_scheme(path), _without_file_scheme(settings.root))
         if _is_url(place):
             return _read_url(place, settings, sleep)
-        return _read_file(Path(place), settings.max_bytes)
+        return _read_file(place, settings.max_bytes)
     except ImportError as error:
         raise MissingDependency(f"a package that opens it is not installed: {error}", where=path) from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
@@ -153,15 +153,26 @@ def _inside_url(path: str, root: str) -> str:
     return path
 
 
-def _read_file(path: Path, max_bytes: int) -> bytes:
-    """Read a local file whose kind and size are known before it is opened: opening a pipe may wait for ever."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageRejected(Reason.UNREADABLE, "not a regular file")
-    if status.st_size > max_bytes:
-        raise _too_large(max_bytes, status.st_size)
-    with path.open("rb") as stream:
-        return _read_stream(stream, status.st_size, max_bytes)
+def _read_file(path: str, max_bytes: int) -> bytes:
+    """Read a local file in four calls of the system: other threads may take Python's lock at each of them.
+
+    It is opened without waiting, because opening a pipe may wait for ever; its kind and size are known before it is
+    read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageRejected(Reason.UNREADABLE, "not a regular file")
+        if status.st_size > max_bytes:
+            raise _too_large(max_bytes, status.st_size)
+        data = os.read(descriptor, status.st_size + 1)
+        if len(data) == status.st_size:
+            return data
+        with open(descriptor, "rb", buffering=0, closefd=False) as stream:  # a large or growing file comes in parts
+            return data + _read_stream(stream, None, max_bytes - len(data))
+    finally:
+        os.close(descriptor)
 
 
 def _read_url(url: str, settings: ReadSettings, sleep: Callable[[float], object]) -> bytes:

@@ -67,8 +67,8 @@ class Preprocessing:
         if self.crop is not None:
             pixels = self._cropped(pixels)
         if pixels.ndim == 2:
-            return self._lookup[:, pixels]
-        return np.stack([self._lookup[channel][pixels[:, :, channel]] for channel in range(3)])
+            return self.lookup[:, pixels]
+        return np.stack([self.lookup[channel][pixels[:, :, channel]] for channel in range(3)])
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height after resizing an image of the given width and height."""
@@ -108,7 +108,7 @@ class Preprocessing:
         return pixels[top : top + self.crop[0], left : left + self.crop[1]]
 
     @cached_property
-    def _lookup(self) -> Pixels:
+    def lookup(self) -> Pixels:
         """3 x 256: the model's input for every 8-bit value of every channel."""
         levels = np.arange(256)
         if self.arithmetic == "torch":
