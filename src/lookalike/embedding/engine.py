@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -117,11 +119,19 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
     """
     step = job.preparer.group_size
 
+    def begin(span: range) -> None:
+        job.on_begin(span)
+        job.preparer.begin(span)
+
     def groups() -> Iterator[range]:
-        for span in spans:
-            job.on_begin(span)
-            job.preparer.begin(span)
-            yield from (span[first : first + step] for first in range(0, len(span), step))
+        # A span is begun while the one before it is embedded: looking at ten thousand files takes a while.
+        with ThreadPoolExecutor(1, "begin") as beginner:
+            begun = [beginner.submit(begin, span) for span in spans[:1]]
+            for span, after in zip_longest(spans, spans[1:]):
+                begun.pop().result()
+                if after is not None:
+                    begun.append(beginner.submit(begin, after))
+                yield from (span[first : first + step] for first in range(0, len(span), step))
 
     def give_up(rows: Sequence[int]) -> Group:
         """A single image is set aside; of a group, only those that alone give no result either."""

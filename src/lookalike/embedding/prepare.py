@@ -90,7 +90,7 @@ class Preparer(Protocol):
         ...
 
     def begin(self, span: range) -> None:
-        """Called in the caller's thread before the first image of a span is prepared."""
+        """Called before the first image of a span is prepared, on a thread of its own."""
         ...
 
     def __call__(self, rows: Sequence[int]) -> Group:

@@ -19,6 +19,7 @@ from lookalike.encoders.base import (
     TorchEncoder,
     choose_device,
     choose_precision,
+    for_device,
     torch_dtype,
     weights_digest,
 )
@@ -126,7 +127,9 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
         vectors: torch.Tensor = getattr(module(pixel_values=batch), family.output)
         return vectors
 
-    return TorchEncoder(identity, preprocessing, forward, device, torch_dtype(precision), Slices.of(device, cpu=8))
+    return TorchEncoder(
+        identity, preprocessing, for_device(forward, device), device, torch_dtype(precision), Slices.of(device, cpu=8)
+    )
 
 
 def read_preprocessing(model_path: str) -> Preprocessing:

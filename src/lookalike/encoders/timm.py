@@ -20,6 +20,7 @@ from lookalike.encoders.base import (
     TorchEncoder,
     choose_device,
     choose_precision,
+    for_device,
     torch_dtype,
     weights_digest,
 )
@@ -79,7 +80,9 @@ def load(request: LoadRequest) -> TorchEncoder:
         vectors: torch.Tensor = module(batch.contiguous(memory_format=torch.channels_last))
         return vectors
 
-    return TorchEncoder(identity, preprocessing, forward, device, torch_dtype(precision), Slices.of(device, cpu=4))
+    return TorchEncoder(
+        identity, preprocessing, for_device(forward, device), device, torch_dtype(precision), Slices.of(device, cpu=4)
+    )
 
 
 def read_preprocessing(module: Any, model_path: str) -> Preprocessing:
