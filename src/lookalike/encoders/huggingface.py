@@ -103,8 +103,8 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
     module = _read_weights(vision_class, _vision_config(config), request.model_path)
     # The digest is that of the weights as they are in the file, whatever they are computed in.
     digest = weights_digest(module.state_dict())
-    precision = choose_precision(request.precision, device, auto_bf16=True)
-    module = module.to(device, torch_dtype(precision))
+    precision = choose_precision(request.precision, device, family_name)
+    module = module.to(device, torch_dtype(precision)).requires_grad_(False)
     identity = EncoderIdentity(
         ModelIdentity(
             family=family_name,
