@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import sys
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Name of this runtime in the numerics.
 RUNTIME = "openvino-cpu"
-#: Images of a forward pass. More do not make it faster, and the activations need memory for each.
+#: Images of a forward pass. More are not faster (SigLIP, EfficientNet-Lite0), and each needs memory.
 SLICE = 8
 #: The processors on which it was measured to be faster than PyTorch, for `runtime=auto`.
 _MEASURED_ON = frozenset({"x86_64", "amd64"})
@@ -102,8 +104,7 @@ def convert(encoder: TorchEncoder, precision: str) -> OpenVinoEncoder:
     precision:
         The setting; ``auto`` takes bf16 where the processor has it and the family keeps a cosine of 0.9999.
     """
-    import openvino
-
+    openvino = _openvino()
     if precision == "auto":
         precision = "bf16" if keeps_bf16(encoder.identity.model.family) and _has_bf16() else "fp32"
     settings = {
@@ -123,26 +124,52 @@ def convert(encoder: TorchEncoder, precision: str) -> OpenVinoEncoder:
 
 
 def _graph(encoder: TorchEncoder) -> Any:
-    """The forward pass as an OpenVINO model for any number of images."""
-    import openvino
+    """The forward pass as an OpenVINO model for any number of images.
+
+    `openvino.convert_model` does the same, but it runs the model three times more and reports its use to Intel (`_openvino`).
+    """
+    _openvino()
     import torch
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     class Forward(torch.nn.Module):
-        """OpenVINO traces modules, not functions."""
+        """Modules are traced into a graph, not functions."""
 
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             return encoder.forward(batch)
 
     height, width = encoder.preprocessing.crop or encoder.preprocessing.size
-    with torch.inference_mode():
-        # Two images: with one, tracing could take the number of images for a constant.
-        example = torch.zeros(2, 3, height, width)
-        shape = openvino.PartialShape([-1, 3, height, width])
-        return openvino.convert_model(Forward().eval(), example_input=example, input=[shape])
+    # Two images: with one, tracing could take the number of images for a constant.
+    example = torch.zeros(2, 3, height, width)
+    with torch.inference_mode(), warnings.catch_warnings():
+        # Sizes that the model's code checks are constants of the model; tracing warns of every one.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(Forward().eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+        decoder = TorchScriptPythonDecoder(traced)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    graph = frontend.convert(frontend.load(decoder))
+    graph.reshape([-1, 3, height, width])
+    return graph
 
 
 def _has_bf16() -> bool:
     """Whether OpenVINO computes in bf16 here."""
-    import openvino
+    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+def _openvino() -> Any:
+    """The package, imported without its telemetry: otherwise every import is reported to Intel.
+
+    OpenVINO takes a stub of its own where the package `openvino_telemetry` is missing; here it looks missing.
+    """
+    name = "openvino_telemetry"
+    hidden = name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if hidden:
+            del sys.modules[name]
+    return openvino
