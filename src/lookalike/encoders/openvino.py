@@ -126,7 +126,7 @@ def convert(encoder: TorchEncoder, precision: str) -> OpenVinoEncoder:
 def _graph(encoder: TorchEncoder) -> Any:
     """The forward pass as an OpenVINO model for any number of images.
 
-    `openvino.convert_model` does the same, but it runs the model three times more and reports its use to Intel (`_openvino`).
+    `openvino.convert_model` does the same, but it runs the model three times more, and reports to Intel.
     """
     _openvino()
     import torch
