@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=sorted(MODELS))
     parser.add_argument("--inputs", nargs="+", choices=sorted(INPUTS), default=sorted(INPUTS))
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--runtime", choices=("torch", "openvino", "auto"), default="torch")
     parser.add_argument("--repeat", type=int, default=3)
     parser.set_defaults(run=run)
 
@@ -50,10 +51,12 @@ def run(arguments: argparse.Namespace) -> None:
             runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
             # In turn, so that a machine whose speed drifts slows all of them.
             for _, way in itertools.product(range(arguments.repeat), WAYS):
-                child = (way, model, str(snapshot), str(lists[name]), arguments.precision)
+                child = (way, model, str(snapshot), str(lists[name]), arguments.precision, arguments.runtime)
                 runs[way].append(measure_in_child("benchmarks.embed", *child))
             results.append(_row(model, name, runs))
-    save("embed", {"images": arguments.images, "precision": arguments.precision, "rows": results})
+    saved = "embed" if arguments.runtime == "torch" else f"embed-{arguments.runtime}"
+    asked = {"images": arguments.images, "precision": arguments.precision, "runtime": arguments.runtime}
+    save(saved, {**asked, "rows": results})
 
 
 def _row(model: str, name: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -72,6 +75,7 @@ def _row(model: str, name: str, runs: dict[str, list[dict[str, Any]]]) -> dict[s
         "ratio_to_ceiling": ours / ceiling,
         "least_cosine_to_fp32": cosine,
         "precision": runs["lookalike"][0]["precision"],
+        "runtime": runs["lookalike"][0]["runtime"],
     }
     memory = ", ".join(f"{peaks[way]['median'] / 2**20:.0f} MiB" for way in WAYS[:2])
     print(
@@ -135,16 +139,16 @@ def _enlarged(folder: Path, file: str) -> str:
     return str(path)
 
 
-def _child(way: str, model: str, snapshot: str, listing: str, precision: str) -> None:
+def _child(way: str, model: str, snapshot: str, listing: str, precision: str, runtime: str) -> None:
     """One measurement in a process of its own."""
     files = Path(listing).read_text().splitlines()
     extra: dict[str, Any] = {}
     if way == "reference":
         seconds, _ = _reference(files, model, snapshot)
     elif way == "lookalike":
-        seconds, extra = _lookalike(files, model, snapshot, listing, precision)
+        seconds, extra = _lookalike(files, model, snapshot, listing, precision, runtime)
     else:
-        seconds = _ceiling(way, files, model, snapshot, precision)
+        seconds = _ceiling(way, files, model, snapshot, precision, runtime)
     print(json.dumps({"images_per_second": len(files) / seconds, "peak_memory": peak_memory(), **extra}))
 
 
@@ -184,7 +188,7 @@ def _timm_parts(snapshot: str) -> tuple[Any, Any]:
 
 
 def _lookalike(
-    files: list[str], model: str, snapshot: str, listing: str, precision: str
+    files: list[str], model: str, snapshot: str, listing: str, precision: str, runtime: str
 ) -> tuple[float, dict[str, Any]]:
     """The public function; its own clock leaves out loading the model, as the others' here do."""
     import pyarrow.parquet as pq
@@ -194,16 +198,19 @@ def _lookalike(
     family = "timm" if model == "lite0" else "SigLIP"
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.parquet"
-        result = embed_images(listing, output, family, snapshot, batch_size=BATCH, precision=precision, cache_dir="off")
+        result = embed_images(
+            listing, output, family, snapshot, batch_size=BATCH, precision=precision, runtime=runtime, cache_dir="off"
+        )
         vectors = np.stack(pq.read_table(output).column("embedding").to_numpy(zero_copy_only=False)).astype(np.float64)
     few = 16
     reference = np.array(_reference(files[:few], model, snapshot)[1])
     lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(vectors[:few], axis=1)
     cosine = float(((reference * vectors[:few]).sum(1) / lengths).min())
-    return result.seconds, {"cosine": cosine, "precision": result.identity.numerics.precision}
+    numerics = result.identity.numerics
+    return result.seconds, {"cosine": cosine, "precision": numerics.precision, "runtime": numerics.runtime}
 
 
-def _ceiling(way: str, files: list[str], model: str, snapshot: str, precision: str) -> float:
+def _ceiling(way: str, files: list[str], model: str, snapshot: str, precision: str, runtime: str) -> float:
     """Seconds for decoding and preprocessing alone, or for the model alone."""
     import os
 
@@ -216,7 +223,7 @@ def _ceiling(way: str, files: list[str], model: str, snapshot: str, precision: s
     decoding = DecodeSettings("ignore", "clip", 178_956_970)
     reading = ReadSettings("", 2**30, 0)
     family = "timm" if model == "lite0" else "SigLIP"
-    encoder = load_encoder(family, LoadRequest(snapshot, "", "auto", precision, decoding))
+    encoder = load_encoder(family, LoadRequest(snapshot, "", "auto", precision, decoding, runtime))
     threads = os.cpu_count() or 1
 
     def prepare(file: str) -> Any:

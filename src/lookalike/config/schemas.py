@@ -54,6 +54,11 @@ class ImageEmbeddingsConfig:
         "fp32: as the reference; bf16, fp16; auto: bf16 for CLIP and SigLIP where the processor or GPU has it (about "
         "twice as fast, cosine to fp32 at least 0.9999), fp32 otherwise",
     )
+    runtime: str = setting(
+        "torch",
+        "what computes the model: torch; openvino: on a CPU, about twice as fast (pip install 'lookalike[openvino]'); "
+        "auto: openvino where it is installed and device is a CPU, torch otherwise",
+    )
     decoder: str = setting(
         "auto",
         "pillow: as the reference; nvjpeg: plain JPEG files are decoded by the JPEG engines of a CUDA GPU, to the same "
@@ -91,6 +96,7 @@ class ImageEmbeddingsConfig:
         one_of("verify", self.verify, ("quick", "content"))
         at_least("cache_bytes", self.cache_bytes, 1)
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        one_of("runtime", self.runtime, ("torch", "openvino", "auto"))
         one_of("decoder", self.decoder, ("auto", "pillow", "nvjpeg"))
         one_of("on_error", self.on_error, ("quarantine", "raise"))
         one_of("exif", self.exif, ("ignore", "apply"))

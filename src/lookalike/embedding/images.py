@@ -22,7 +22,7 @@ from lookalike.embedding.prepare import CacheLookup, PillowPreparer, Preparer
 from lookalike.embedding.shards import Plan, Workplace, digest_of
 from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder
 from lookalike.encoders.identity import EncoderIdentity
-from lookalike.encoders.load import check_model, load_encoder
+from lookalike.encoders.load import check_model, check_runtime, load_encoder
 from lookalike.errors import ImagesFailed
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings, check_root
@@ -92,6 +92,7 @@ def embed_images(
     architecture: str = _Config.architecture,
     device: str = _Config.device,
     precision: str = _Config.precision,
+    runtime: str = _Config.runtime,
     decoder: str = _Config.decoder,
     on_error: str = _Config.on_error,
     exif: str = _Config.exif,
@@ -137,18 +138,19 @@ def embed_images(
     source = str(input_parquet) if is_path else "the given table"
     settings = ImageEmbeddingsConfig(
         source, str(output_parquet), model, model_path, model_config_path, batch_size,
-        architecture, device, precision, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
+        architecture, device, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
         max_bytes, root, retries, time_limit, cache_dir, cache_bytes, verify,
     )  # fmt: skip
     settings.validate()
     check_root(root)
     family = check_model(model, model_path, model_config_path, architecture)
+    check_runtime(runtime, device, precision)
     output = Path(output_parquet)
     for written in (output, sibling(output, "_quarantine")):
         check_output(written, inputs=(settings.input_parquet,) if is_path else ())
     table = read_image_table(input_parquet)
     decoding = DecodeSettings(exif, bit_depth, max_pixels)
-    encoder = load_encoder(family, LoadRequest(model_path, architecture, device, precision, decoding))
+    encoder = load_encoder(family, LoadRequest(model_path, architecture, device, precision, decoding, runtime))
     encoder = _choose_decoder(encoder, decoder)
     return _embed_table(table, encoder, decoding, settings)
 

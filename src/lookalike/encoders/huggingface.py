@@ -105,10 +105,10 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
     module = _read_weights(vision_class, _vision_config(config), request.model_path)
     # The digest is that of the weights as they are in the file, whatever they are computed in.
     digest = weights_digest(module.state_dict())
-    precision = choose_precision(request.precision, device, auto_bf16=True)
+    precision = choose_precision(request.precision, device, family_name)
     # With channels last, the patch convolution hands on tokens that lie one after another. Otherwise every residual
     # connection and layer norm of the model works on strided memory: on an H100 that takes 40 % more time.
-    module = module.to(device, torch_dtype(precision), memory_format=torch.channels_last)
+    module = module.to(device, torch_dtype(precision), memory_format=torch.channels_last).requires_grad_(False)
     identity = EncoderIdentity(
         ModelIdentity(
             family=family_name,

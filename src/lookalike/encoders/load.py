@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from lookalike.config.schemas import MODELS
-from lookalike.encoders.base import Encoder, LoadRequest
+from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder, choose_device
 from lookalike.errors import ConfigError
 
 _TAO_SUFFIXES = frozenset({".pth", ".ckpt"})
@@ -57,8 +58,34 @@ def check_model(model: str, model_path: str, model_config_path: str, architectur
     return family
 
 
+def check_runtime(runtime: str, device: str, precision: str) -> None:
+    """Refuse, before any work, a runtime that is not here or cannot do what the other settings ask for."""
+    if runtime == "openvino":
+        from lookalike.encoders.openvino import check_openvino
+
+        check_openvino(device, precision)
+
+
 def load_encoder(family: str, request: LoadRequest) -> Encoder:
-    """Load the encoder of a family (as `check_model` returns it)."""
+    """Load the encoder of a family (as `check_model` returns it) for the runtime of the request."""
+    if not _takes_openvino(request):
+        return _load_torch(family, request)
+    from lookalike.encoders import openvino
+
+    encoder = _load_torch(family, replace(request, device="cpu", precision="fp32"))
+    return openvino.convert(encoder, request.precision)
+
+
+def _takes_openvino(request: LoadRequest) -> bool:
+    if request.runtime == "auto":
+        from lookalike.encoders.openvino import is_faster
+
+        return is_faster(choose_device(request.device), request.precision)
+    check_runtime(request.runtime, request.device, request.precision)
+    return request.runtime == "openvino"
+
+
+def _load_torch(family: str, request: LoadRequest) -> TorchEncoder:
     if family == "timm":
         from lookalike.encoders import timm
 

