@@ -39,6 +39,8 @@ class Shard:
         How many 16-bit images were clipped.
     cached:
         How many vectors came from the cache.
+    reused:
+        How many came from an earlier table.
     entries:
         What the cache may learn from it.
     """
@@ -50,6 +52,7 @@ class Shard:
     clipped: int = 0
     cached: int = 0
     entries: list[Entry] = field(default_factory=list)
+    reused: int = 0
 
 
 @dataclass
@@ -158,6 +161,7 @@ class _Building:
         self._quarantined: list[QuarantinedImage] = []
         self._clipped = 0
         self._cached = 0
+        self._reused = 0
         self._seen: dict[int, Seen] = {}
 
     def add(self, group: Group) -> None:
@@ -165,7 +169,8 @@ class _Building:
         for row, rejected in group.rejected:
             self._set_aside(row, rejected)
         self._clipped += group.clipped
-        self._cached += len(group.known)
+        self._cached += len(group.known) - group.reused
+        self._reused += group.reused
         self._seen.update(group.seen)
         for row, vector in group.known:
             self._rows.append(row)
@@ -192,6 +197,7 @@ class _Building:
             self._clipped,
             self._cached,
             [self._entry(int(row), vector) for row, vector in zip(rows, vectors, strict=True) if row in self._seen],
+            self._reused,
         )
 
     def _entry(self, row: int, vector: npt.NDArray[np.float32]) -> Entry:

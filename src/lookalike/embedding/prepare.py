@@ -35,9 +35,11 @@ class Group:
     clipped:
         How many 16-bit images were clipped.
     known:
-        Images whose vectors came from the cache.
+        Images whose vectors came from the cache or from an earlier table.
     seen:
         What was noted of the files that were read, for the cache.
+    reused:
+        How many of `known` came from an earlier table and not from the cache.
     """
 
     rows: list[int] = field(default_factory=list)
@@ -46,6 +48,7 @@ class Group:
     clipped: int = 0
     known: list[tuple[int, npt.NDArray[np.float32]]] = field(default_factory=list)
     seen: dict[int, Seen] = field(default_factory=dict)
+    reused: int = 0
 
 
 class Seen(NamedTuple):
@@ -72,7 +75,7 @@ class Preparer(Protocol):
     threads: int
     ahead: int
 
-    def begin(self, span: range) -> None:
+    def begin(self, span: Sequence[int]) -> None:
         """Called in the caller's thread before the first image of a span is prepared."""
         ...
 
@@ -110,7 +113,7 @@ class CacheLookup:
         self._by_path = by_path
         self._found: dict[int, Cached] = {}
 
-    def begin(self, span: range) -> None:
+    def begin(self, span: Sequence[int]) -> None:
         """Look a span's paths up, all at once."""
         if self._cache is not None and self._by_path:
             found = self._cache.by_path([self._filepaths[row] for row in span])
