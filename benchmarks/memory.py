@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import measure_in_child, peak_memory, save
+from lookalike.config.schemas import ImageEmbeddingsConfig
 
 #: What the largest pool may take more than the smallest.
 BOUND = 200 * 10**6
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and save."""
-    rows = [measure(count, arguments.dimension) for count in arguments.rows]
+    rows = [measure(count, arguments.dimension, ImageEmbeddingsConfig.shard_rows) for count in arguments.rows]
     for row in rows:
         print(f"{row['rows']:>9} rows  {row['peak'] / 1e6:7.0f} MB  {row['seconds']:7.1f} s")
     growth = max(row["peak"] for row in rows) - rows[0]["peak"]
@@ -43,11 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     save("memory", {"dimension": arguments.dimension, "bound": BOUND, "growth": growth, "rows": rows})
 
 
-def measure(rows: int, dimension: int) -> dict[str, Any]:
+def measure(rows: int, dimension: int, shard_rows: int) -> dict[str, Any]:
     """Peak memory of one run in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         _write_table(Path(folder), rows)
-        return measure_in_child("benchmarks.memory", folder, str(rows), str(dimension))
+        return measure_in_child("benchmarks.memory", folder, str(rows), str(dimension), str(shard_rows))
 
 
 def _write_table(folder: Path, rows: int) -> None:
@@ -91,7 +92,7 @@ class _TinyEncoder:
         return np.repeat(pixels[:, 0, 0, 0][:, None], self._dimension, axis=1)
 
 
-def _child(folder: Path, rows: int, dimension: int) -> None:
+def _child(folder: Path, rows: int, dimension: int, shard_rows: int) -> None:
     """Embed in this process; the last line is the JSON of the measurement."""
     from lookalike.embedding import images
 
@@ -99,12 +100,12 @@ def _child(folder: Path, rows: int, dimension: int) -> None:
     setattr(images, "load_encoder", lambda *arguments: _TinyEncoder(dimension))  # noqa: B010
     started = time.perf_counter()
     result = images.embed_images(
-        folder / "table.parquet", folder / "out.parquet", "CLIP", "benchmarks", cache_dir="off"
+        folder / "table.parquet", folder / "out.parquet", "CLIP", "benchmarks", cache_dir="off", shard_rows=shard_rows
     )
     assert result.rows == rows, f"{result.rows} of {rows} rows were embedded"
     print(json.dumps({"rows": rows, "peak": peak_memory(), "seconds": time.perf_counter() - started}))
 
 
 if __name__ == "__main__":
-    _, folder, rows, dimension = sys.argv[1:]
-    _child(Path(folder), int(rows), int(dimension))
+    _, folder, rows, dimension, shard_rows = sys.argv[1:]
+    _child(Path(folder), int(rows), int(dimension), int(shard_rows))

@@ -186,6 +186,7 @@ class _Building:
         if self._waiting_rows:
             self._forward()
         vectors = np.concatenate(self._vectors) if self._vectors else np.empty((0, 0), np.float32)
+        self._vectors = []  # this object lives on until the next shard begins
         rows = np.array(self._rows, np.int64)
         order = np.argsort(rows)  # vectors from the cache overtook those that waited for their batch
         rows, vectors = rows[order], vectors[order]

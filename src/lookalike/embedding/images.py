@@ -211,6 +211,7 @@ def _embed_table(
                 reused += shard.reused
                 if cache is not None:
                     cache.store(shard.entries)
+                del shard  # or it would stay in memory beside the next one
         seconds = time.perf_counter() - started
         if sources:
             log.info("%d vectors were reused from %s", reused, " and ".join(source.table.path for source in sources))
@@ -325,6 +326,7 @@ def _assemble(
                 rows += len(shard.rows)
                 clipped += shard.clipped
                 quarantined += shard.quarantined
+                del shard
         if not rows:
             quarantine_path = _write_quarantine(output, quarantined)
             workplace.discard()
