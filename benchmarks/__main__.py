@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import card, embed, search
+from benchmarks import card, embed, memory, search
 
 
 def main() -> None:
@@ -14,6 +14,7 @@ def main() -> None:
     embed.add_arguments(commands.add_parser("embed", help="images/s and peak memory against the reference's way"))
     card.add_arguments(commands.add_parser("card", help="images/s and fidelity on one GPU"))
     search.add_arguments(commands.add_parser("search", help="seconds and peak memory against scikit-learn"))
+    memory.add_arguments(commands.add_parser("memory", help="peak memory of embed_images by the size of the pool"))
     arguments = parser.parse_args()
     arguments.run(arguments)
 

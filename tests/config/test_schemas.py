@@ -36,7 +36,7 @@ def test_settings_of_describes_every_field(function, schema):
     """Every setting has a type and a sentence of help."""
     settings = settings_of(schema)
     assert [setting.key for setting in settings] == [f.name for f in fields(schema)]
-    assert {setting.type for setting in settings} <= {"str", "int", "float"}
+    assert {setting.type for setting in settings} <= {"str", "int", "float", "bool"}
     assert all(len(setting.help) > 10 for setting in settings)
 
 

@@ -94,6 +94,15 @@ def test_info(run_command, spec, words):
     assert "knn_metric: cosine" in done.body
 
 
+@pytest.mark.parametrize("word", ["-m", "--multirun", "--multi", "hydra.mode=MULTIRUN"])
+def test_multirun_is_refused_before_any_work(run_command, mining, word):
+    """Section 8: nothing loses data: the jobs of a sweep would write over each other's output."""
+    done = run_command("tmm", "nearest_neighbors", "-e", "spec.yaml", "topn=1,2", word, cwd=mining)
+    assert word in failed(done)
+    assert "output_parquet of its own" in done.stderr
+    assert sorted(path.name for path in mining.iterdir()) == ["pool.parquet", "spec.yaml", "targets.parquet"]
+
+
 # -e, overrides and their order
 
 

@@ -269,6 +269,20 @@ def test_processor_of_another_image_size(embed, edited, clip_snapshot, values):
     assert str(folder) in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"image_mean": None}, {"image_std": [1.0]}, {"resample": "bicubic"}, {"resample": None}, {"rescale_factor": "x"},
+     {"image_mean": ["red"] * 3}, {"crop_size": {"height": 32}}],
+    ids=str,
+)  # fmt: skip
+def test_processor_with_a_value_of_the_wrong_kind(embed, edited, clip_snapshot, values):
+    """Section 8: what cannot be preprocessing is refused, and the folder is named."""
+    folder = edited(clip_snapshot, "preprocessor_config.json", **values)
+    with pytest.raises(lookalike.EncoderError) as refused:
+        embed("CLIP", folder)
+    assert str(folder) in str(refused.value)
+
+
 def test_model_that_is_nowhere(embed):
     """Section 8: a model path that is no folder and no hub id is refused with a hint."""
     with pytest.raises(lookalike.EncoderError, match="no such folder") as refused:

@@ -244,7 +244,7 @@ def test_column_that_holds_no_vectors(tmp_path, column):
 def written(tmp_path, source, *groups, who=None):
     """Write groups of (rows, vectors) of an image table; returns the path."""
     path = tmp_path / "out.parquet"
-    with EmbeddingTableWriter(path, source, (who or identity()).to_json()) as writer:
+    with EmbeddingTableWriter(path, source, (who or identity()).to_json(), "float32") as writer:
         for rows, vectors in groups:
             writer.write(np.array(rows, np.int64), np.array(vectors, np.float32))
     return path

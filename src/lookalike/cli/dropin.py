@@ -48,6 +48,7 @@ def _image_embeddings(config: ImageEmbeddingsConfig) -> None:
     )
     print(f"Time: {result.seconds:.1f} s for {result.images} images, {rate:.1f} images/s, {result.limit}")
     print(f"From the cache: {result.cached} images")
+    print(f"Reused: {result.reused} images")
     print(f"Images set aside: {len(result.quarantined)}")
     if result.quarantine_path:
         print(f"Quarantine table: {result.quarantine_path}")

@@ -77,8 +77,8 @@ def run(schema: type[Schema], line: CommandLine, task: Callable[[Any], None]) ->
         base = _merge_spec(base, line.spec, schema)
     # Hydra reads `node.x` values from its ConfigStore: defaults and YAML go in as one typed node.
     ConfigStore.instance().store(schema.__name__, base)
-    sweeping = "--multirun" in line.flags or "-m" in line.flags
-    overrides = [_literal(word, schema, sweeping=sweeping) for word in line.overrides]
+    _refuse_multirun(line)
+    overrides = [_literal(word, schema) for word in line.overrides]
 
     failures: list[BaseException] = []
 
@@ -97,6 +97,21 @@ def run(schema: type[Schema], line: CommandLine, task: Callable[[Any], None]) ->
             raise ConfigError(_reason(error), hint="see --help for the keys, their types and defaults") from error
     if failures:
         raise failures[0]
+
+
+def _refuse_multirun(line: CommandLine) -> None:
+    """Refuse Hydra's sweeps: a value with commas is a path here, and the jobs would write over each other's output.
+
+    Hydra takes the flag by any beginning that no other flag has, and as an override, too.
+    """
+    flags = [flag for flag in line.flags if flag == "-m" or (len(flag) > 3 and "--multirun".startswith(flag))]
+    words = [word for word in line.overrides if word.lstrip("+").startswith("hydra.mode=")]
+    if flags or words:
+        raise ConfigError(
+            "runs with several values at a time (Hydra's multirun) are not possible",
+            where=(flags + words)[0],
+            hint="call the command once for each value, with an output_parquet of its own",
+        )
 
 
 def _merge_spec(base: DictConfig, spec: Path, schema: type[Schema]) -> DictConfig:
@@ -119,11 +134,11 @@ def _merge_spec(base: DictConfig, spec: Path, schema: type[Schema]) -> DictConfi
     return merged
 
 
-def _literal(word: str, schema: type[Schema], *, sweeping: bool) -> str:
+def _literal(word: str, schema: type[Schema]) -> str:
     """Check the key of an override and, for a string setting, take its value as it stands.
 
     Hydra's grammar gives meaning to commas, brackets and `=` inside a value; in a path they are only
-    characters. A value that the user quoted, or a sweep, keeps Hydra's own reading.
+    characters. A value that the user quoted keeps Hydra's own reading.
     """
     name, has_value, value = word.partition("=")
     key = name.lstrip("+~").split("@")[0]
@@ -132,7 +147,7 @@ def _literal(word: str, schema: type[Schema], *, sweeping: bool) -> str:
     _known(key, schema, where=f"override {word!r}")
     string_keys = {f.name for f in fields(schema) if f.type == "str"}
     quoted = re.fullmatch(r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*\"""", value)
-    if not has_value or key not in string_keys or quoted or sweeping or value == "null":
+    if not has_value or key not in string_keys or quoted or value == "null":
         return word
     # Inside Hydra's quotes only `\"` is special, with the backslashes before it (or before the closing quote).
     escaped = re.sub(r'(\\*)"', lambda found: found.group(1) * 2 + '\\"', value)

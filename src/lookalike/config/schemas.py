@@ -90,11 +90,25 @@ class ImageEmbeddingsConfig:
     verify: str = setting(
         "quick", "quick: path, size and time tell that a file is the one in the cache; content: its bytes do"
     )
+    reuse: str = setting(
+        "",
+        "an earlier embedding table of the same encoder (a parquet file or a folder of them): images that it holds, by "
+        "path, are neither read nor embedded again, unless the file was changed after that table was written",
+    )
+    retry_quarantined: bool = setting(
+        False, "true: try only the images that an earlier run of this command set aside, and keep every other row"
+    )
+    embedding_dtype: str = setting(
+        "float32",
+        "float32, or float16: half the bytes, with about three decimal digits; an image whose vector does not fit is "
+        "set aside",
+    )
 
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
         one_of("verify", self.verify, ("quick", "content"))
         at_least("cache_bytes", self.cache_bytes, 1)
+        one_of("embedding_dtype", self.embedding_dtype, ("float32", "float16"))
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         one_of("runtime", self.runtime, ("torch", "openvino", "auto"))
         one_of("decoder", self.decoder, ("auto", "pillow", "nvjpeg"))

@@ -42,6 +42,8 @@ class Shard:
         How many 16-bit images were clipped.
     cached:
         How many vectors came from the cache.
+    reused:
+        How many came from an earlier table.
     entries:
         What the cache may learn from it.
     """
@@ -53,6 +55,7 @@ class Shard:
     clipped: int = 0
     cached: int = 0
     entries: list[Entry] = field(default_factory=list)
+    reused: int = 0
 
 
 @dataclass
@@ -186,6 +189,7 @@ class _Building:
         self._quarantined: list[QuarantinedImage] = []
         self._clipped = 0
         self._cached = 0
+        self._reused = 0
         self._seen: dict[int, Seen] = {}
 
     def add(self, group: Group) -> None:
@@ -193,7 +197,8 @@ class _Building:
         for row, rejected in group.rejected:
             self._set_aside(row, rejected)
         self._clipped += group.clipped
-        self._cached += len(group.known)
+        self._cached += len(group.known) - group.reused
+        self._reused += group.reused
         self._seen.update(group.seen)
         for row, vector in group.known:
             self._rows.append(row)
@@ -214,6 +219,7 @@ class _Building:
         while self._under_way:
             self._collect()
         vectors = np.concatenate(self._vectors) if self._vectors else np.empty((0, 0), np.float32)
+        self._vectors = []  # this object lives on until the next shard begins
         rows = np.array(self._rows, np.int64)
         order = np.argsort(rows)  # vectors from the cache overtook those that waited for their batch
         rows, vectors = rows[order], vectors[order]
@@ -225,6 +231,7 @@ class _Building:
             self._clipped,
             self._cached,
             [self._entry(int(row), vector) for row, vector in zip(rows, vectors, strict=True) if row in self._seen],
+            self._reused,
         )
 
     def _entry(self, row: int, vector: npt.NDArray[np.float32]) -> Entry:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.cache import VectorCache
@@ -19,6 +20,8 @@ from lookalike.embedding.cache_folder import default_cache_dir
 from lookalike.embedding.card import DECODER, CardPreparer, can_prepare_on_card, check_card
 from lookalike.embedding.engine import Job, Shard, Stages, embed
 from lookalike.embedding.prepare import CacheLookup, PillowPreparer, Preparer
+from lookalike.embedding.retry import count_quarantined, open_finished
+from lookalike.embedding.reuse import EarlierTable, ReusingPreparer, Source
 from lookalike.embedding.shards import Plan, Workplace, digest_of
 from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder
 from lookalike.encoders.identity import EncoderIdentity
@@ -26,12 +29,13 @@ from lookalike.encoders.load import check_model, check_runtime, load_encoder
 from lookalike.errors import ImagesFailed
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings, check_root
-from lookalike.images.outcome import QuarantinedImage, count_reasons, quarantine_table
+from lookalike.images.outcome import QuarantinedImage, Reason, count_reasons, quarantine_table
 from lookalike.progress import progress
 from lookalike.tables.atomic import atomic_path, check_output
 from lookalike.tables.embedding_table import EmbeddingTableWriter
-from lookalike.tables.image_table import read_image_table
+from lookalike.tables.image_table import Filepaths, read_image_table
 from lookalike.tables.pair_table import sibling, write_table
+from lookalike.tables.vectors import lost_in
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,9 @@ class EmbeddingResult:
         Images that this run worked on; fewer than the input's rows where an earlier run had finished some.
     cached:
         How many of them came from the cache.
+    reused:
+        How many came from the table that `reuse` names or, when quarantined images were tried again, from the earlier
+        output.
     seconds:
         Time of the embedding loop, without loading the model.
     limit:
@@ -76,6 +83,7 @@ class EmbeddingResult:
     identity: EncoderIdentity
     images: int
     cached: int
+    reused: int
     seconds: float
     limit: str
     warnings: tuple[str, ...]
@@ -106,6 +114,9 @@ def embed_images(
     cache_dir: str = _Config.cache_dir,
     cache_bytes: int = _Config.cache_bytes,
     verify: str = _Config.verify,
+    reuse: str | Path = _Config.reuse,
+    retry_quarantined: bool = _Config.retry_quarantined,
+    embedding_dtype: str = _Config.embedding_dtype,
 ) -> EmbeddingResult:
     """Embed the images of a table and write an embedding table.
 
@@ -119,7 +130,7 @@ def embed_images(
         An image table: a path or URL (parquet, CSV, TSV, JSON Lines, text list, folder), a `pyarrow.Table` or
         a `pandas.DataFrame`, with a column `filepath`.
     output_parquet:
-        The embedding table to write: `filepath`, `embedding` (list of float32), then the other input columns.
+        The embedding table to write: `filepath`, `embedding` (list of float32 or float16), then the other columns.
     model, model_path, and every setting after them:
         As in `ImageEmbeddingsConfig`, which holds the defaults.
 
@@ -128,9 +139,11 @@ def embed_images(
     ConfigError
         When a setting cannot be right.
     TableError
-        When the input cannot be read or the output cannot be written.
+        When the input or the table to reuse cannot be read, or the output cannot be written.
     EncoderError
         When the model cannot be loaded or is not what `model` says.
+    EncoderMismatch
+        When the table to reuse was written by another encoder.
     ImagesFailed
         When every image failed, or one did and `on_error` is ``raise``.
     """
@@ -140,6 +153,7 @@ def embed_images(
         source, str(output_parquet), model, model_path, model_config_path, batch_size,
         architecture, device, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
         max_bytes, root, retries, time_limit, cache_dir, cache_bytes, verify,
+        str(reuse), retry_quarantined, embedding_dtype,
     )  # fmt: skip
     settings.validate()
     check_root(root)
@@ -147,43 +161,83 @@ def embed_images(
     check_runtime(runtime, device, precision)
     output = Path(output_parquet)
     for written in (output, sibling(output, "_quarantine")):
-        check_output(written, inputs=(settings.input_parquet,) if is_path else ())
+        check_output(written, inputs=(*((source,) if is_path else ()), *((settings.reuse,) if settings.reuse else ())))
+    sources = _open_sources(settings)
     table = read_image_table(input_parquet)
     decoding = DecodeSettings(exif, bit_depth, max_pixels)
     encoder = load_encoder(family, LoadRequest(model_path, architecture, device, precision, decoding, runtime))
     encoder = _choose_decoder(encoder, decoder)
-    return _embed_table(table, encoder, decoding, settings)
+    return _embed_table(table, encoder, decoding, settings, sources)
 
 
 def _embed_table(
-    table: pa.Table, encoder: Encoder, decoding: DecodeSettings, settings: ImageEmbeddingsConfig
+    table: pa.Table,
+    encoder: Encoder,
+    decoding: DecodeSettings,
+    settings: ImageEmbeddingsConfig,
+    sources: Sequence[Source],
 ) -> EmbeddingResult:
     """Embed shard by shard, taking over what an earlier run finished, and make the table of them."""
     output = Path(settings.output_parquet)
-    filepaths = table.column("filepath").to_pylist()
+    filepaths = Filepaths(table)
+    warnings = [text for source in sources for text in source.table.check(encoder.identity, settings.embedding_dtype)]
+    for warning in warnings:  # now, because a long run may end otherwise for it
+        log.warning(warning)
+    hashes = [source.table.build_index() for source in sources]
+    if settings.retry_quarantined and not count_quarantined(
+        output, sources[0].table, hashes[0], filepaths, settings.input_parquet
+    ):
+        return _nothing_to_retry(sources[0].table, len(hashes[0]), warnings)
+    del hashes
     stages = Stages()
     started = time.perf_counter()
-    plan = _plan(filepaths, encoder, settings)
+    plan = _plan(filepaths, encoder, settings, sources)
     with (
         Workplace(output, plan, filepaths, settings.shard_rows) as workplace,
         _cache(encoder, settings) as cache,
     ):
         pending = workplace.pending()
         preparer = _preparer(filepaths, encoder, decoding, settings, cache)
+        if sources:
+            preparer = ReusingPreparer(preparer, filepaths, sources)
         with progress("embedding", sum(map(len, pending)), "images", note=lambda: stages.limit) as advance:
             job = Job(
                 filepaths, encoder, preparer, settings.batch_size, settings.time_limit,
                 on_rejected=_refuse_bad_image if settings.on_error == "raise" else lambda image: None,
                 on_progress=advance, on_begin=workplace.begin,
             )  # fmt: skip
-            cached = _commit_all(embed(job, pending, stages), workplace, cache)
+            cached, reused = _commit_all(embed(job, pending, stages), workplace, cache)
         seconds = time.perf_counter() - started
-        return _assemble(table, encoder, workplace, settings, _Loop(sum(map(len, pending)), cached, seconds, stages))
+        if sources:
+            log.info("%d vectors were reused from %s", reused, " and ".join(source.table.path for source in sources))
+        loop = _Loop(sum(map(len, pending)), cached, reused, seconds, stages, tuple(warnings))
+        return _assemble(table, encoder, workplace, settings, loop)
 
 
-def _commit_all(shards: Iterator[Shard], workplace: Workplace, cache: VectorCache | None) -> int:
-    """Write shards on a thread, each while the next is embedded; return how many vectors came from the cache."""
-    cached = 0
+def _open_sources(settings: ImageEmbeddingsConfig) -> list[Source]:
+    """The tables that vectors are taken from. Every row of an output that is completed is kept, whatever its file."""
+    sources = []
+    if settings.retry_quarantined:
+        sources.append(Source(open_finished(Path(settings.output_parquet)), None))
+    if settings.reuse:
+        reading = ReadSettings(settings.root, settings.max_bytes, settings.retries)
+        sources.append(Source(EarlierTable(settings.reuse, "reuse"), reading))
+    return sources
+
+
+def _nothing_to_retry(finished: EarlierTable, rows: int, warnings: Sequence[str]) -> EmbeddingResult:
+    """The earlier output as it stands."""
+    log.info("%s: no image was set aside, so there is nothing to try again", finished.path)
+    path = Path(finished.path)
+    return EmbeddingResult(
+        path, tuple(pq.read_schema(path).names), rows, (), None, finished.identity, 0, 0, 0, 0.0, Stages().limit,
+        tuple(warnings),
+    )  # fmt: skip
+
+
+def _commit_all(shards: Iterator[Shard], workplace: Workplace, cache: VectorCache | None) -> tuple[int, int]:
+    """Write shards on a thread, each while the next is embedded; return how many vectors were cached and reused."""
+    cached, reused = 0, 0
 
     def commit(shard: Shard) -> None:
         workplace.commit(shard)
@@ -194,16 +248,18 @@ def _commit_all(shards: Iterator[Shard], workplace: Workplace, cache: VectorCach
         before: Future[None] | None = None
         for shard in shards:
             cached += shard.cached
+            reused += shard.reused
             if before is not None:
                 before.result()
             before = writer.submit(commit, shard)
+            del shard  # or it would stay in memory beside the next one
         if before is not None:
             before.result()
-    return cached
+    return cached, reused
 
 
 def _preparer(
-    filepaths: list[str],
+    filepaths: Sequence[str],
     encoder: Encoder,
     decoding: DecodeSettings,
     settings: ImageEmbeddingsConfig,
@@ -240,15 +296,19 @@ def _choose_decoder(encoder: Encoder, decoder: str) -> Encoder:
 
 @dataclass(frozen=True)
 class _Loop:
-    """What the embedding loop did: images, how many of them the cache knew, seconds, and where they went."""
+    """What the embedding loop did: images, how many of them were known, seconds and where they went, warnings."""
 
     images: int
     cached: int
+    reused: int
     seconds: float
     stages: Stages
+    warnings: tuple[str, ...]
 
 
-def _plan(filepaths: list[str], encoder: Encoder, settings: ImageEmbeddingsConfig) -> Plan:
+def _plan(
+    filepaths: Sequence[str], encoder: Encoder, settings: ImageEmbeddingsConfig, sources: Sequence[Source]
+) -> Plan:
     """What must be the same for an earlier run's shards to be taken over."""
     return Plan(
         inputs=digest_of(filepaths),
@@ -262,6 +322,7 @@ def _plan(filepaths: list[str], encoder: Encoder, settings: ImageEmbeddingsConfi
             "root": settings.root,
             "time_limit": settings.time_limit,
             "on_error": settings.on_error,
+            "reuse": [source.table.state() for source in sources],
         },
     )
 
@@ -274,16 +335,18 @@ def _assemble(
     rows, clipped = 0, 0
     quarantined: list[QuarantinedImage] = []
     with atomic_path(output) as temporary:
-        with EmbeddingTableWriter(temporary, table, encoder.identity.to_json()) as writer:
+        identity_json = encoder.identity.to_json()
+        with EmbeddingTableWriter(temporary, table, identity_json, settings.embedding_dtype) as writer:
             columns = tuple(writer.schema.names)
-            for shard in workplace.shards():
+            for shard in (_fitting(finished, table, settings) for finished in workplace.shards()):
                 if len(shard.rows):
                     writer.write(shard.rows, shard.vectors)
                 rows += len(shard.rows)
                 clipped += shard.clipped
                 quarantined += shard.quarantined
-        quarantine_path = _write_quarantine(output, quarantined)
+                del shard
         if not rows:
+            quarantine_path = _write_quarantine(output, quarantined)
             workplace.discard()
             start = settings.root or "the working directory"
             raise ImagesFailed(
@@ -292,13 +355,31 @@ def _assemble(
                 where=settings.input_parquet,
                 hint=f"{quarantine_path} says why for each; relative paths start in {start}",
             )
+    # Last, so that a process killed between the two never leaves a row that neither table holds.
+    quarantine_path = _write_quarantine(output, quarantined)
     warnings = tuple(_warnings(quarantined, clipped))
     for warning in warnings:
         log.warning(warning)
     return EmbeddingResult(
         output, columns, rows, tuple(quarantined), quarantine_path, encoder.identity,
-        loop.images, loop.cached, loop.seconds, loop.stages.limit, warnings,
+        loop.images, loop.cached, loop.reused, loop.seconds, loop.stages.limit, (*loop.warnings, *warnings),
     )  # fmt: skip
+
+
+def _fitting(shard: Shard, table: pa.Table, settings: ImageEmbeddingsConfig) -> Shard:
+    """The shard less the vectors that the type of the output cannot hold; their images are set aside."""
+    lost = lost_in(shard.vectors, settings.embedding_dtype)
+    if not lost.any():
+        return shard
+    detail = f"its vector does not fit {settings.embedding_dtype}; embedding_dtype=float32 keeps it"
+    aside = [
+        QuarantinedImage(row, table.column("filepath")[row].as_py(), Reason.BAD_VECTOR, detail, None)
+        for row in shard.rows[lost].tolist()
+    ]
+    if settings.on_error == "raise":
+        _refuse_bad_image(aside[0])
+    quarantined = sorted([*shard.quarantined, *aside], key=lambda image: image.row)
+    return replace(shard, rows=shard.rows[~lost], vectors=shard.vectors[~lost], quarantined=quarantined)
 
 
 def _refuse_bad_image(image: QuarantinedImage) -> None:

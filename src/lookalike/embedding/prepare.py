@@ -36,9 +36,11 @@ class Group:
     clipped:
         How many 16-bit images were clipped.
     known:
-        Images whose vectors came from the cache.
+        Images whose vectors came from the cache or from an earlier table.
     seen:
         What was noted of the files that were read, for the cache.
+    reused:
+        How many of `known` came from an earlier table and not from the cache.
     """
 
     rows: list[int] = field(default_factory=list)
@@ -47,6 +49,7 @@ class Group:
     clipped: int = 0
     known: list[tuple[int, npt.NDArray[np.float32]]] = field(default_factory=list)
     seen: dict[int, Seen] = field(default_factory=dict)
+    reused: int = 0
 
     def take(self, row: int, known: Cached) -> None:
         """Take an image's vector from the cache."""
@@ -89,7 +92,7 @@ class Preparer(Protocol):
         """What prepares the images of a group one by one where the group does not end in time."""
         ...
 
-    def begin(self, span: range) -> None:
+    def begin(self, span: Sequence[int]) -> None:
         """Called before the first image of a span is prepared, on a thread of its own."""
         ...
 
@@ -127,7 +130,7 @@ class CacheLookup:
         self._by_path = by_path
         self._found: dict[int, Cached] = {}
 
-    def begin(self, span: range) -> None:
+    def begin(self, span: Sequence[int]) -> None:
         """Look a span's paths up, all at once."""
         if self._cache is not None and self._by_path:
             found = self._cache.by_path([self._filepaths[row] for row in span])

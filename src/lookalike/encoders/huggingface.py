@@ -165,16 +165,24 @@ def read_preprocessing(model_path: str) -> Preprocessing:
         resize, extent = "squash", (size["height"], size["width"])
     else:
         raise EncoderError(f"its processor resizes to {dict(size)}, which is not supported", where=model_path)
-    return Preprocessing(
-        resize=resize,
-        size=extent,
-        resample=int(processor.resample),
-        crop=(crop["height"], crop["width"]) if crop else None,
-        crop_rounding="floor",
-        scale=float(processor.rescale_factor),
-        mean=_triple(processor.image_mean),
-        std=_triple(processor.image_std),
-    )
+    try:
+        return Preprocessing(
+            resize=resize,
+            size=extent,
+            resample=int(processor.resample),
+            crop=(crop["height"], crop["width"]) if crop else None,
+            crop_rounding="floor",
+            scale=float(processor.rescale_factor),
+            mean=_triple(processor.image_mean),
+            std=_triple(processor.image_std),
+        )
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise EncoderError(
+            f"its preprocessor_config.json has a value of the wrong kind: {error}",
+            where=model_path,
+            hint="image_mean, image_std and rescale_factor must be numbers, resample the number of a Pillow filter; "
+            "fetch the snapshot again",
+        ) from error
 
 
 def _read_config(model_path: str) -> Any:

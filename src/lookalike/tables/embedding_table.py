@@ -75,7 +75,7 @@ def read_embedding_table(path: str, column: str) -> EmbeddingTable:
     VectorError
         When the column holds anything but finite vectors of one length.
     """
-    parts = _Parts.open(path)
+    parts = Parts.open(path)
     parts.require("filepath", column)
     where = f"{path}, column {column!r}"
     kinds = [schema.field(column).type for schema in parts.schemas]
@@ -104,11 +104,11 @@ def read_embedding_table(path: str, column: str) -> EmbeddingTable:
 
 def check_embedding_table(path: str, column: str) -> None:
     """Refuse, before the other side is read, a table that is missing or lacks a column."""
-    _Parts.open(path).require("filepath", column)
+    Parts.open(path).require("filepath", column)
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """The parquet files of one embedding table and their schemas, in the order of the names."""
 
     name: str
@@ -117,7 +117,7 @@ class _Parts:
     identity_json: str | None
 
     @classmethod
-    def open(cls, path: str) -> _Parts:
+    def open(cls, path: str) -> Parts:
         """Find the files and read their schemas, refusing a folder of unlike encoders."""
         place = Path(path)
         if not place.exists():
@@ -193,12 +193,18 @@ class EmbeddingTableWriter:
         The image table; its columns other than `filepath` and `embedding` are carried.
     identity_json:
         Goes into the schema metadata.
+    storage:
+        Type of the stored values: ``float32`` or ``float16``.
     """
 
-    def __init__(self, path: Path, source: pa.Table, identity_json: str) -> None:
+    def __init__(self, path: Path, source: pa.Table, identity_json: str, storage: str) -> None:
+        self._storage = np.dtype(storage)
         self._source = source
         self._carried = [name for name in source.column_names if name not in ("filepath", "embedding")]
-        fields = [pa.field("filepath", pa.string()), pa.field("embedding", pa.list_(pa.float32()))]
+        fields = [
+            pa.field("filepath", pa.string()),
+            pa.field("embedding", pa.list_(pa.from_numpy_dtype(self._storage))),
+        ]
         fields += [source.schema.field(name) for name in self._carried]
         self.schema = pa.schema(fields, metadata={METADATA_KEY: identity_json.encode()})
         self._writer = pq.ParquetWriter(
@@ -211,9 +217,11 @@ class EmbeddingTableWriter:
         )
 
     def write(self, rows: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]) -> None:
-        """Append the given source rows (ascending) with their vectors (rows x dimension)."""
-        taken = self._source.take(pa.array(rows))
-        columns = [taken.column("filepath"), list_array(vectors), *(taken.column(n) for n in self._carried)]
+        """Append the given source rows (ascending) with their vectors (rows x dimension), which fit the storage."""
+        # `take` copies whole columns of many chunks before it picks: slicing first keeps that to the rows in question.
+        taken = self._source.slice(rows[0], rows[-1] - rows[0] + 1).take(pa.array(rows - rows[0]))
+        values = list_array(vectors.astype(self._storage, copy=False))
+        columns = [taken.column("filepath"), values, *(taken.column(n) for n in self._carried)]
         self._writer.write_table(pa.table(columns, schema=self.schema), row_group_size=len(rows))
 
     def __enter__(self) -> EmbeddingTableWriter:

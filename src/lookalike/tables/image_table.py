@@ -16,8 +16,11 @@ Any of them may be an fsspec URL (``s3://...``, ``memory://...``).
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, overload
 
 import fsspec
 import pyarrow as pa
@@ -54,6 +57,50 @@ PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _LIST_SUFFIXES = frozenset({".txt", ".lst"})
+#: Paths that become Python strings at a time when all of them are walked through.
+_WALK = 16_384
+
+
+class Filepaths(Sequence[str]):
+    """The `filepath` column of a table as a sequence of strings that are made when they are asked for.
+
+    As Python strings the paths of a large pool would take twice the memory of the table.
+
+    Parameters
+    ----------
+    table:
+        As `read_image_table` returns it.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._chunks = [chunk for chunk in table.column("filepath").chunks if len(chunk)]
+        self._ends = list(accumulate(map(len, self._chunks)))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        """Return the path of a row, or a list of the paths of a slice."""
+        if isinstance(row, slice):
+            return [self[position] for position in range(*row.indices(len(self)))]
+        position = row + len(self) if row < 0 else row
+        if not 0 <= position < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        chunk = bisect_right(self._ends, position)
+        first = self._ends[chunk - 1] if chunk else 0
+        path: str = self._chunks[chunk][position - first].as_py()
+        return path
+
+    def __iter__(self) -> Iterator[str]:
+        """Walk through all paths, a block at a time."""
+        for chunk in self._chunks:
+            for first in range(0, len(chunk), _WALK):
+                yield from chunk.slice(first, _WALK).to_pylist()
 
 
 def read_image_table(table: Any) -> pa.Table:

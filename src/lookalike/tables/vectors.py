@@ -11,11 +11,21 @@ from lookalike.errors import VectorError
 Matrix = npt.NDArray[np.floating]
 
 
-def list_array(vectors: npt.NDArray[np.float32]) -> pa.ListArray:
-    """A matrix (rows x dimension, float32) as an Arrow list column, without a copy of the values."""
+def list_array(vectors: Matrix) -> pa.ListArray:
+    """A matrix (rows x dimension) as an Arrow list column, without a copy of the values."""
     rows, dimension = vectors.shape
     offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(dimension)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(vectors).reshape(-1)))
+
+
+def lost_in(vectors: npt.NDArray[np.float32], storage: str) -> npt.NDArray[np.bool_]:
+    """Which vectors a smaller type cannot hold: a value would become infinity, or all values would become 0."""
+    if np.dtype(storage) == vectors.dtype:
+        return np.zeros(len(vectors), np.bool_)
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(storage)
+    lost: npt.NDArray[np.bool_] = ~np.isfinite(stored).all(axis=1) | (vectors.any(axis=1) & ~stored.any(axis=1))
+    return lost
 
 
 def is_vector_type(kind: pa.DataType) -> bool:
