@@ -88,8 +88,9 @@ class _TinyEncoder:
         )
         self._dimension = dimension
 
-    def encode(self, pixels: Any) -> Any:
-        return np.repeat(pixels[:, 0, 0, 0][:, None], self._dimension, axis=1)
+    def start(self, pixels: Any) -> Any:
+        vectors = np.repeat(pixels[:, 0, 0, 0][:, None], self._dimension, axis=1)
+        return lambda: vectors
 
 
 def _child(folder: Path, rows: int, dimension: int, shard_rows: int) -> None:

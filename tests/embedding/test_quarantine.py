@@ -22,10 +22,10 @@ POISON = (251, 3, 9)
 class PoisonedEncoder(CountedEncoder):
     """Gives NaN, infinity or minus infinity for an image with the poison in its corner."""
 
-    def encode(self, pixels):
-        vectors = super().encode(pixels)
+    def start(self, pixels):
+        vectors = super().start(pixels)()
         vectors[(vectors == POISON).all(axis=1)] = [np.nan, np.inf, -np.inf]
-        return vectors
+        return lambda: vectors
 
 
 def picture(path, colour=(1, 2, 3), size=(8, 8)):
