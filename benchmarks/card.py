@@ -130,7 +130,7 @@ def _ceilings(files: list[str], snapshot: str, batch: int) -> tuple[float, float
     import torch
 
     from lookalike.embedding.card import CardPreparer
-    from lookalike.embedding.prepare import CacheLookup
+    from lookalike.embedding.prepare import CacheLookup, PillowPreparer
     from lookalike.embedding.readahead import read_ahead
     from lookalike.encoders.base import LoadRequest
     from lookalike.encoders.load import load_encoder
@@ -139,9 +139,9 @@ def _ceilings(files: list[str], snapshot: str, batch: int) -> tuple[float, float
 
     decoding = DecodeSettings("ignore", "clip", 178_956_970)
     encoder: Any = load_encoder("SigLIP", LoadRequest(snapshot, "", "cuda", "auto", decoding))
-    preparer = CardPreparer(
-        files, encoder, decoding, ReadSettings("", 2**30, 0), batch, CacheLookup(None, files, 2**30, by_path=True)
-    )
+    reading, cache = ReadSettings("", 2**30, 0), CacheLookup(None, files, 2**30, by_path=True)
+    alone = PillowPreparer(files, encoder, decoding, reading, batch, cache)
+    preparer = CardPreparer(alone, encoder, decoding, reading, batch, cache)
     groups = [range(first, min(first + batch, len(files))) for first in range(0, len(files), batch)]
     started = time.perf_counter()
     for group in read_ahead(preparer, groups, threads=preparer.threads, ahead=preparer.ahead, **LIMITS):

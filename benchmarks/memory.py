@@ -98,7 +98,7 @@ def _child(folder: Path, rows: int, dimension: int, shard_rows: int) -> None:
     from lookalike.embedding import images
 
     setattr(images, "check_model", lambda *arguments: "test")  # noqa: B010 - mypy knows the real ones
-    setattr(images, "load_encoder", lambda *arguments: _TinyEncoder(dimension))  # noqa: B010
+    setattr(images, "open_encoder", lambda *arguments: _TinyEncoder(dimension))  # noqa: B010
     started = time.perf_counter()
     result = images.embed_images(
         folder / "table.parquet", folder / "out.parquet", "CLIP", "benchmarks", cache_dir="off", shard_rows=shard_rows

@@ -93,7 +93,7 @@ def test_five_per_cent_of_every_reason(cache_dir, tmp_path, monkeypatch):
     for row in set(range(COUNT)) - set(expected):
         picture(tmp_path / f"{row}.png", (row // 256, row % 256, 7))
     monkeypatch.setattr(images_module, "check_model", lambda *arguments: "test")
-    monkeypatch.setattr(images_module, "load_encoder", lambda *arguments: PoisonedEncoder(tmp_path / "log", 0.0))
+    monkeypatch.setattr(images_module, "open_encoder", lambda *arguments: PoisonedEncoder(tmp_path / "log", 0.0))
     table = pa.table({"filepath": [str(tmp_path / f"{row}.png") for row in range(COUNT)], "row": list(range(COUNT))})
     result = embed_images(
         table, tmp_path / "out.parquet", "CLIP", "tests", batch_size=8, shard_rows=64, max_pixels=10_000,

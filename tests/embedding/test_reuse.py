@@ -228,7 +228,7 @@ KILLED = """
 import sys, time
 from lookalike.embedding import images
 
-encode = images.load_encoder
+encode = images.open_encoder
 
 def slow(*arguments):
     encoder = encode(*arguments)
@@ -239,7 +239,7 @@ def slow(*arguments):
     object.__setattr__(encoder, "forward", wait)
     return encoder
 
-images.load_encoder = slow
+images.open_encoder = slow
 images.embed_images(*sys.argv[1:3], "CLIP", sys.argv[3], reuse=sys.argv[4], shard_rows=2, cache_dir="off")
 """
 

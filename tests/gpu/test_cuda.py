@@ -109,7 +109,7 @@ def test_decoding_on_the_card_agrees_with_pillow(model, snapshot, mixed, tmp_pat
 def test_the_pixels_of_the_card_are_pillows(mixed, siglip_snapshot):
     """Byte for byte, for every file that the card takes."""
     from lookalike.embedding.card import CardPreparer
-    from lookalike.embedding.prepare import CacheLookup
+    from lookalike.embedding.prepare import CacheLookup, PillowPreparer
     from lookalike.encoders.base import LoadRequest
     from lookalike.encoders.load import load_encoder
     from lookalike.images.decode import DecodeSettings, decode
@@ -119,7 +119,9 @@ def test_the_pixels_of_the_card_are_pillows(mixed, siglip_snapshot):
     encoder = load_encoder("SigLIP", LoadRequest(str(siglip_snapshot), "", "cuda", "fp32", decoding))
     files = sorted(map(str, mixed.iterdir()))
     cache = CacheLookup(None, files, 10**8, by_path=True)
-    prepare = CardPreparer(files, encoder, decoding, ReadSettings("", 10**8, 0), len(files), cache)
+    reading = ReadSettings("", 10**8, 0)
+    alone = PillowPreparer(files, encoder, decoding, reading, len(files), cache)
+    prepare = CardPreparer(alone, encoder, decoding, reading, len(files), cache)
     group = prepare(range(len(files)))
     assert len(group.rows) == 33
     for row, pixels in zip(group.rows, group.pixels.cpu().numpy(), strict=True):

@@ -40,5 +40,5 @@ class CountedEncoder:
 if __name__ == "__main__":
     source, output, log, shard_rows, seconds = *sys.argv[1:5], float(sys.argv[5]) if len(sys.argv) > 5 else 0.0
     images.check_model = lambda *arguments: "test"
-    images.load_encoder = lambda *arguments: CountedEncoder(log, seconds)
+    images.open_encoder = lambda *arguments: CountedEncoder(log, seconds)
     images.embed_images(source, output, "CLIP", "tests", batch_size=4, shard_rows=int(shard_rows), cache_dir="off")

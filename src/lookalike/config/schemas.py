@@ -48,7 +48,9 @@ class ImageEmbeddingsConfig:
     model_config_path: str = setting("", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else")
     batch_size: int = setting(64, "images per forward pass")
     architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = setting(
+        "auto", "auto (every CUDA device, one process each), cpu, cuda, cuda:N, mps, or several with commas"
+    )
     precision: str = setting(
         "fp32",
         "fp32: as the reference; bf16, fp16; auto: bf16 for CLIP and SigLIP where the processor or GPU has it (about "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 
 from lookalike.embedding.nvjpeg import Decoder, Layout, NvJpegError, Planes, plain_layout
-from lookalike.embedding.prepare import CacheLookup, Group, PillowPreparer, resized_within, usable_cores
+from lookalike.embedding.prepare import CacheLookup, Group, PillowPreparer, resized_within
 from lookalike.embedding.readahead import read_ahead
 from lookalike.encoders.base import TorchEncoder
 from lookalike.errors import ConfigError
@@ -88,8 +88,8 @@ class CardPreparer:
 
     Parameters
     ----------
-    filepaths:
-        All paths of the input.
+    alone:
+        Prepares what is not for the card, and single images where a group did not end in time.
     encoder:
         Gives device, type and preprocessing.
     decoding, reading:
@@ -98,20 +98,17 @@ class CardPreparer:
         Images of a group.
     cache:
         Where vectors may be known from.
-
-    Attributes
-    ----------
-    alone:
-        Prepares single images, where a group did not end in time.
     """
 
-    #: One reads files, one decodes, one is between the two.
-    threads = 3
-    ahead = 4
+    #: Groups that are decoded at a time: each waits between the model's kernels, so several together wait less.
+    decoders = 2
+    #: And one more that reads files, and one between the two.
+    threads = decoders + 2
+    ahead = threads + 1
 
     def __init__(
         self,
-        filepaths: Sequence[str],
+        alone: PillowPreparer,
         encoder: TorchEncoder,
         decoding: DecodeSettings,
         reading: ReadSettings,
@@ -121,19 +118,18 @@ class CardPreparer:
         import torch
 
         self.group_size = batch_size
-        self.alone = PillowPreparer(filepaths, encoder, decoding, reading, batch_size, cache)
+        self.alone = alone
         self.begin = cache.begin
         self._cache = cache
         self._encoder = encoder
         self._decoding = decoding
         self._reading = reading
         self._consumer = torch.cuda.current_stream(encoder.device)
-        # Of high priority: its many small steps would each wait for a large one of the model.
-        self._stream = torch.cuda.Stream(encoder.device, priority=-1)  # type: ignore[no-untyped-call]
-        self._decoder: Decoder | None = None
-        # One thread at a time each: two that read or decode side by side take Python's lock from each other at
-        # every step, and are slower together than one alone.
-        self._reading_lock, self._decoding_lock = threading.Lock(), threading.Lock()
+        self._own = threading.local()
+        # One reads at a time: threads that read side by side take Python's lock from each other at every step, and
+        # are slower together than one alone.
+        self._reading_lock = threading.Lock()
+        self._decoding_slots = threading.BoundedSemaphore(self.decoders)
 
     def __call__(self, rows: Sequence[int]) -> Group:
         """Prepare a group: read the files, sort them by who decodes them, and join the results in order."""
@@ -143,7 +139,7 @@ class CardPreparer:
         with self._reading_lock:
             files, others = self._read(rows, group)
         device = self._encoder.device
-        with torch.inference_mode(), torch.cuda.device(device), self._decoding_lock, torch.cuda.stream(self._stream):
+        with torch.inference_mode(), torch.cuda.device(device), self._decoding_slots, torch.cuda.stream(self._stream()):
             parts = [part for chunk in _chunks(files) for part in self._on_card(chunk, others)]
             if others:
                 parts += self._by_pillow(others, group)
@@ -152,8 +148,17 @@ class CardPreparer:
                 if pixels.is_cuda:  # its memory goes back to this stream's pool only when the model has read it
                     pixels.record_stream(self._consumer)
                 group.pixels = pixels
-            self._stream.synchronize()
+            self._stream().synchronize()
         return group
+
+    def _stream(self) -> torch.cuda.Stream:
+        """The calling thread's own stream, of high priority: its small steps go before the model's large ones."""
+        import torch
+
+        if not hasattr(self._own, "stream"):
+            self._own.stream = torch.cuda.Stream(self._encoder.device, priority=-1)  # type: ignore[no-untyped-call]
+        stream: torch.cuda.Stream = self._own.stream
+        return stream
 
     def _read(self, rows: Sequence[int], group: Group) -> tuple[list[_File], list[tuple[int, bytes]]]:
         """Read what the cache does not know: the files for the card, and those for Pillow."""
@@ -184,7 +189,7 @@ class CardPreparer:
             return self._decoded(files)
         except (NvJpegError, torch.OutOfMemoryError) as error:
             if isinstance(error, NvJpegError):
-                self._decoder = None  # nothing is known of one that failed
+                self._own.decoder = None  # nothing is known of one that failed
             else:
                 torch.cuda.empty_cache()
         if len(files) == 1:
@@ -207,8 +212,8 @@ class CardPreparer:
         for layout, same in classes:
             planes += _addresses(layout, len(same), address)
             address += len(same) * layout.bytes
-        self._decoder = self._decoder or Decoder()
-        self._decoder.decode([file.data for file in files], planes, self._stream.cuda_stream)
+        self._own.decoder = getattr(self._own, "decoder", None) or Decoder()
+        self._own.decoder.decode([file.data for file in files], planes, self._stream().cuda_stream)
         parts, first = [], 0
         for layout, same in classes:
             count, size = len(same), layout.height * layout.width
@@ -234,7 +239,7 @@ class CardPreparer:
             return one
 
         parts: list[_Part] = []
-        threads = usable_cores()
+        threads = self.alone.threads
         # Without a time limit here: the engine has one for the group.
         for one in read_ahead(
             prepare, files, threads=threads, ahead=2 * threads, time_limit=math.inf, on_timeout=prepare

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
-from lookalike.embedding.cache import VectorCache
-from lookalike.embedding.cache_folder import default_cache_dir
-from lookalike.embedding.card import DECODER, CardPreparer, can_prepare_on_card, check_card
-from lookalike.embedding.engine import Job, Shard, Stages, embed
-from lookalike.embedding.prepare import CacheLookup, PillowPreparer, Preparer
-from lookalike.embedding.retry import count_quarantined, open_finished
-from lookalike.embedding.reuse import EarlierTable, ReusingPreparer, Source
+from lookalike.embedding.engine import Shard, Stages
+from lookalike.embedding.loop import Counts, Work, open_encoder, open_sources, refuse_bad_image, run_loop
+from lookalike.embedding.retry import count_quarantined
+from lookalike.embedding.reuse import EarlierTable, Source
 from lookalike.embedding.shards import Plan, Workplace, digest_of
-from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder
+from lookalike.embedding.workers import Workers
+from lookalike.encoders.base import Encoder
 from lookalike.encoders.identity import EncoderIdentity
-from lookalike.encoders.load import check_model, check_runtime, load_encoder
+from lookalike.encoders.load import check_model, check_runtime, choose_devices
 from lookalike.errors import ImagesFailed
-from lookalike.images.decode import DecodeSettings
-from lookalike.images.locate import ReadSettings, check_root
+from lookalike.images.locate import check_root
 from lookalike.images.outcome import QuarantinedImage, Reason, count_reasons, quarantine_table
 from lookalike.progress import progress
 from lookalike.tables.atomic import atomic_path, check_output
@@ -157,23 +152,21 @@ def embed_images(
     )  # fmt: skip
     settings.validate()
     check_root(root)
-    family = check_model(model, model_path, model_config_path, architecture)
+    check_model(model, model_path, model_config_path, architecture)
     check_runtime(runtime, device, precision)
     output = Path(output_parquet)
     for written in (output, sibling(output, "_quarantine")):
         check_output(written, inputs=(*((source,) if is_path else ()), *((settings.reuse,) if settings.reuse else ())))
-    sources = _open_sources(settings)
+    sources = open_sources(settings)
     table = read_image_table(input_parquet)
-    decoding = DecodeSettings(exif, bit_depth, max_pixels)
-    encoder = load_encoder(family, LoadRequest(model_path, architecture, device, precision, decoding, runtime))
-    encoder = _choose_decoder(encoder, decoder)
-    return _embed_table(table, encoder, decoding, settings, sources)
+    devices = choose_devices(device, runtime)
+    return _embed_table(table, open_encoder(settings, devices[0]), devices, settings, sources)
 
 
 def _embed_table(
     table: pa.Table,
     encoder: Encoder,
-    decoding: DecodeSettings,
+    devices: Sequence[str],
     settings: ImageEmbeddingsConfig,
     sources: Sequence[Source],
 ) -> EmbeddingResult:
@@ -192,37 +185,33 @@ def _embed_table(
     stages = Stages()
     started = time.perf_counter()
     plan = _plan(filepaths, encoder, settings, sources)
-    with (
-        Workplace(output, plan, filepaths, settings.shard_rows) as workplace,
-        _cache(encoder, settings) as cache,
-    ):
-        pending = workplace.pending()
-        preparer = _preparer(filepaths, encoder, decoding, settings, cache)
-        if sources:
-            preparer = ReusingPreparer(preparer, filepaths, sources)
-        with progress("embedding", sum(map(len, pending)), "images", note=lambda: stages.limit) as advance:
-            job = Job(
-                filepaths, encoder, preparer, settings.batch_size, settings.time_limit,
-                on_rejected=_refuse_bad_image if settings.on_error == "raise" else lambda image: None,
-                on_progress=advance, on_begin=workplace.begin,
-            )  # fmt: skip
-            cached, reused = _commit_all(embed(job, pending, stages), workplace, cache)
+    with Workplace(output, plan, filepaths, settings.shard_rows) as workplace:
+        work = Work(settings, filepaths, sources, min(len(devices), max(1, len(workplace.pending()))))
+        counts = _run(work, encoder, devices, workplace, plan, stages)
         seconds = time.perf_counter() - started
         if sources:
-            log.info("%d vectors were reused from %s", reused, " and ".join(source.table.path for source in sources))
-        loop = _Loop(sum(map(len, pending)), cached, reused, seconds, stages, tuple(warnings))
-        return _assemble(table, encoder, workplace, settings, loop)
+            names = " and ".join(source.table.path for source in sources)
+            log.info("%d vectors were reused from %s", counts.reused, names)
+        return _assemble(table, encoder, workplace, settings, _Loop(counts, seconds, stages, tuple(warnings)))
 
 
-def _open_sources(settings: ImageEmbeddingsConfig) -> list[Source]:
-    """The tables that vectors are taken from. Every row of an output that is completed is kept, whatever its file."""
-    sources = []
-    if settings.retry_quarantined:
-        sources.append(Source(open_finished(Path(settings.output_parquet)), None))
-    if settings.reuse:
-        reading = ReadSettings(settings.root, settings.max_bytes, settings.retries)
-        sources.append(Source(EarlierTable(settings.reuse, "reuse"), reading))
-    return sources
+def _run(
+    work: Work, encoder: Encoder, devices: Sequence[str], workplace: Workplace, plan: Plan, stages: Stages
+) -> Counts:
+    """Embed what is pending: every device its share of the shards, the first one here."""
+    pending = workplace.pending()
+    shares = [(device, pending[number :: work.devices]) for number, device in enumerate(devices[: work.devices])]
+    if len(shares) > 1:
+        log.info("working on %s, with a process each", ", ".join(devices[: work.devices]))
+    total = sum(map(len, pending))
+    with (
+        progress("embedding", total, "images", note=lambda: stages.limit) as advance,
+        Workers(work, plan, shares[1:]) as workers,
+    ):
+        mine = shares[0][1]
+        counts = run_loop(work, encoder, workplace, mine, lambda done: advance(done + workers.done), stages)
+        counts.add(workers.wait(lambda done: advance(counts.images + done)))
+    return counts
 
 
 def _nothing_to_retry(finished: EarlierTable, rows: int, warnings: Sequence[str]) -> EmbeddingResult:
@@ -235,72 +224,11 @@ def _nothing_to_retry(finished: EarlierTable, rows: int, warnings: Sequence[str]
     )  # fmt: skip
 
 
-def _commit_all(shards: Iterator[Shard], workplace: Workplace, cache: VectorCache | None) -> tuple[int, int]:
-    """Write shards on a thread, each while the next is embedded; return how many vectors were cached and reused."""
-    cached, reused = 0, 0
-
-    def commit(shard: Shard) -> None:
-        workplace.commit(shard)
-        if cache is not None:
-            cache.store(shard.entries)
-
-    with ThreadPoolExecutor(1, "commit") as writer:
-        before: Future[None] | None = None
-        for shard in shards:
-            cached += shard.cached
-            reused += shard.reused
-            if before is not None:
-                before.result()
-            before = writer.submit(commit, shard)
-            del shard  # or it would stay in memory beside the next one
-        if before is not None:
-            before.result()
-    return cached, reused
-
-
-def _preparer(
-    filepaths: Sequence[str],
-    encoder: Encoder,
-    decoding: DecodeSettings,
-    settings: ImageEmbeddingsConfig,
-    cache: VectorCache | None,
-) -> Preparer:
-    """What reads and decodes: on the card where the encoder's identity says so, otherwise Pillow."""
-    reading = ReadSettings(settings.root, settings.max_bytes, settings.retries)
-    lookup = CacheLookup(
-        cache, filepaths, settings.max_pixels, by_path=settings.verify == "quick" and not settings.root
-    )
-    if isinstance(encoder, TorchEncoder) and encoder.identity.numerics.decoder == DECODER:
-        return CardPreparer(filepaths, encoder, decoding, reading, settings.batch_size, lookup)
-    return PillowPreparer(filepaths, encoder, decoding, reading, settings.batch_size, lookup)
-
-
-def _cache(encoder: Encoder, settings: ImageEmbeddingsConfig) -> contextlib.AbstractContextManager[VectorCache | None]:
-    """The cache of the encoder's vectors, or None where it is switched off."""
-    if settings.cache_dir.strip().lower() == "off":
-        return contextlib.nullcontext()
-    folder = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    return VectorCache(folder, encoder.identity, settings.cache_bytes)
-
-
-def _choose_decoder(encoder: Encoder, decoder: str) -> Encoder:
-    """The encoder with the card's decoder in its identity, where that is asked for or to be had."""
-    if decoder == "nvjpeg":
-        check_card(encoder)
-    elif decoder == "pillow" or not can_prepare_on_card(encoder):
-        return encoder
-    assert isinstance(encoder, TorchEncoder)
-    numerics = replace(encoder.identity.numerics, decoder=DECODER)
-    return replace(encoder, identity=replace(encoder.identity, numerics=numerics))
-
-
 @dataclass(frozen=True)
 class _Loop:
-    """What the embedding loop did: images, how many of them were known, seconds and where they went, warnings."""
+    """What the embedding loop did: its counts, its seconds and where they went, warnings."""
 
-    images: int
-    cached: int
-    reused: int
+    counts: Counts
     seconds: float
     stages: Stages
     warnings: tuple[str, ...]
@@ -362,7 +290,8 @@ def _assemble(
         log.warning(warning)
     return EmbeddingResult(
         output, columns, rows, tuple(quarantined), quarantine_path, encoder.identity,
-        loop.images, loop.cached, loop.reused, loop.seconds, loop.stages.limit, (*loop.warnings, *warnings),
+        loop.counts.images, loop.counts.cached, loop.counts.reused, loop.seconds, loop.stages.limit,
+        (*loop.warnings, *warnings),
     )  # fmt: skip
 
 
@@ -377,17 +306,9 @@ def _fitting(shard: Shard, table: pa.Table, settings: ImageEmbeddingsConfig) -> 
         for row in shard.rows[lost].tolist()
     ]
     if settings.on_error == "raise":
-        _refuse_bad_image(aside[0])
+        refuse_bad_image(aside[0])
     quarantined = sorted([*shard.quarantined, *aside], key=lambda image: image.row)
     return replace(shard, rows=shard.rows[~lost], vectors=shard.vectors[~lost], quarantined=quarantined)
-
-
-def _refuse_bad_image(image: QuarantinedImage) -> None:
-    """End the run at the first bad image."""
-    raise ImagesFailed(
-        f"an image could not be embedded, and on_error=raise: {image}",
-        hint="mend or remove the file, or leave on_error at quarantine to set bad images aside",
-    )
 
 
 def _write_quarantine(output: Path, quarantined: Sequence[QuarantinedImage]) -> Path | None:

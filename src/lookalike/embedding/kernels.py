@@ -123,13 +123,19 @@ def _crop(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
 def _look_up(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> torch.Tensor:
     """The model's input for every 8-bit value; grey is repeated for three channels."""
     count, channels, height, width = images.shape
-    table = torch.from_numpy(preprocessing.lookup).to(images.device, dtype)
+    table = _table(preprocessing, images.device, dtype)
     out = torch.empty((count, 3, height, width), dtype=dtype, device=images.device)
     block = 1024
     _look_up_values[(triton.cdiv(height * width, block), count * 3)](
         images, out, table, height * width, grey=channels == 1, block=block
     )
     return out
+
+
+@functools.lru_cache(maxsize=8)
+def _table(preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """The lookup table on a device. Kept there, because copying it would wait for everything before it."""
+    return torch.from_numpy(preprocessing.lookup).to(device, dtype)
 
 
 @functools.lru_cache(maxsize=256)

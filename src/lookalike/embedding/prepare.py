@@ -180,6 +180,8 @@ class PillowPreparer:
         About how many prepared images may wait for the model.
     cache:
         Where vectors may be known from.
+    threads:
+        As many as there are cores, if not given.
     """
 
     group_size = 1
@@ -192,8 +194,9 @@ class PillowPreparer:
         reading: ReadSettings,
         batch_size: int,
         cache: CacheLookup,
+        threads: int | None = None,
     ) -> None:
-        self.threads = usable_cores()
+        self.threads = threads or usable_cores()
         self.ahead = batch_size + self.threads
         self._filepaths = filepaths
         self._preprocessing = encoder.preprocessing

@@ -66,6 +66,28 @@ def check_runtime(runtime: str, device: str, precision: str) -> None:
         check_openvino(device, precision)
 
 
+def choose_devices(wanted: str, runtime: str) -> list[str]:
+    """The devices of the setting `device`: one or several names with commas; ``auto`` takes every CUDA device.
+
+    Raises
+    ------
+    ConfigError
+        When a device is unknown or not there, or several are not of one kind.
+    """
+    if runtime == "openvino":
+        return ["cpu"]
+    import torch
+
+    chosen = [choose_device(name.strip()) for name in wanted.split(",")]
+    if wanted == "auto" and chosen[0].type == "cuda":
+        chosen = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    if len({device.type for device in chosen}) > 1:
+        raise ConfigError(
+            f"device={wanted!r} mixes kinds of devices, whose vectors differ by rounding", hint="name one kind"
+        )
+    return list(map(str, chosen))
+
+
 def load_encoder(family: str, request: LoadRequest) -> Encoder:
     """Load the encoder of a family (as `check_model` returns it) for the runtime of the request."""
     if not _takes_openvino(request):

@@ -64,7 +64,7 @@ def _devices() -> Iterator[Fact]:
     import torch
 
     from lookalike.embedding.prepare import usable_cores
-    from lookalike.encoders.base import choose_device
+    from lookalike.encoders.load import choose_devices
 
     cores = usable_cores()
     yield Fact(
@@ -76,7 +76,7 @@ def _devices() -> Iterator[Fact]:
         yield Fact("Devices", f"cuda:{index}", f"{name}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free")
     if torch.backends.mps.is_available():
         yield Fact("Devices", "mps", "Apple GPU")
-    yield Fact("Devices", "device=auto uses", str(choose_device("auto")))
+    yield Fact("Devices", "device=auto uses", ", ".join(choose_devices("auto", "torch")))
 
 
 def _codecs() -> Iterator[Fact]:
