@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import pytest
 from PIL import Image
 
 from lookalike import ConfigError, ImagesFailed, TableError, embed_images
+from lookalike.embedding import engine as engine_module
 from lookalike.embedding import prepare as prepare_module
 from lookalike.embedding.engine import Job, Stages, embed
 from lookalike.embedding.prepare import CacheLookup, PillowPreparer
+from lookalike.embedding.reuse import ReusingPreparer, Source
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings
 from lookalike.images.outcome import Reason
@@ -160,8 +163,29 @@ def test_an_output_over_the_input_is_refused(clip_snapshot, images, tmp_path):
         embed_images(table, tmp_path / "." / "table.parquet", "CLIP", str(clip_snapshot))
 
 
-def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, monkeypatch):
+def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, hanging):
     """Its image is quarantined at its turn, in its place; the images after it are embedded."""
+    (shard,) = embed(job(files, MeanEncoder(), time_limit=2.0), [range(11)], Stages())
+    assert shard.rows.tolist() == [0, 1, 2, 7, 8, 9, 10]
+    (given_up,) = [image for image in shard.quarantined if image.row == 4]
+    assert (given_up.reason, given_up.detail) == (Reason.UNREADABLE, "no result after 2 s")
+
+
+class GroupPreparer:
+    """Four images at a time, as a card takes them: one that hangs holds up its group."""
+
+    group_size, threads, ahead = 4, 2, 3
+
+    def __init__(self, alone):
+        self.alone, self.begin, self.forget = alone, alone.begin, alone.forget
+
+    def __call__(self, rows):
+        return engine_module._joined(self.alone([row]) for row in rows)
+
+
+@pytest.fixture
+def hanging(files, monkeypatch):
+    """The decoder of file 4 never returns while the test runs."""
     release, hung = threading.Event(), Path(files[4]).read_bytes()
 
     def decode(data, settings):
@@ -171,12 +195,34 @@ def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, monkeypatc
 
     real_decode = prepare_module.decode
     monkeypatch.setattr(prepare_module, "decode", decode)
-    (shard,) = embed(job(files, MeanEncoder(), time_limit=2.0), [range(11)], Stages())
-    assert not release.is_set()
+    yield
     release.set()
+
+
+def test_of_a_group_that_hangs_only_the_file_that_hangs_is_set_aside(files, hanging):
+    given = job(files, MeanEncoder(), time_limit=1.0)
+    (shard,) = embed(replace(given, preparer=GroupPreparer(given.preparer)), [range(11)], Stages())
     assert shard.rows.tolist() == [0, 1, 2, 7, 8, 9, 10]
-    (given_up,) = [image for image in shard.quarantined if image.row == 4]
-    assert (given_up.reason, given_up.detail) == (Reason.UNREADABLE, "no result after 2 s")
+    np.testing.assert_array_equal(shard.vectors, np.repeat(shard.rows[:, None], 3, axis=1))
+    assert [image.row for image in shard.quarantined] == [3, 4, 5, 6]
+
+
+def test_vectors_that_are_known_survive_a_group_that_hangs(files, hanging):
+    """Rows 7 and 8 are known from an earlier table, their files are gone, and 7 is in the group of the hung row 4."""
+
+    class Known:
+        def find(self, paths, reading):
+            return {number: np.full(3, 50.0, np.float32) for number, path in enumerate(paths) if path in files[7:9]}
+
+    for row in (7, 8):
+        Path(files[row]).unlink()
+    given = job(files, MeanEncoder(), time_limit=1.0)
+    preparer = ReusingPreparer(GroupPreparer(given.preparer), files, [Source(Known(), None)])
+    (shard,) = embed(replace(given, preparer=preparer), [range(11)], Stages())
+    assert shard.rows.tolist() == [0, 1, 2, 7, 8, 9, 10]
+    assert shard.vectors[:, 0].tolist() == [0, 1, 2, 50, 50, 9, 10]
+    assert shard.reused == 2
+    assert not preparer._found
 
 
 HANGING = """

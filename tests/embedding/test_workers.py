@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pyarrow as pa
@@ -58,6 +59,26 @@ def test_reuse_works_in_every_process(paths, clip_snapshot, tmp_path):
     assert (new.rows, new.reused) == (COUNT, 30)
 
 
+def test_a_worker_leaves_nothing_on_standard_error(paths, clip_snapshot, tmp_path, capfd):
+    embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu,cpu")
+    assert "Fatal" not in capfd.readouterr().err
+
+
+def test_a_device_that_computes_in_another_way_is_refused(paths, clip_snapshot, tmp_path, monkeypatch):
+    """The first device says fp32, the worker finds a plan that says bf16."""
+    from lookalike.embedding import images
+
+    real = images._plan
+
+    def other(*arguments):
+        plan = real(*arguments)
+        return replace(plan, numerics={**plan.numerics, "precision": "bf16"})
+
+    monkeypatch.setattr(images, "_plan", other)
+    with pytest.raises(ConfigError, match="cpu computes with another precision than the first device"):
+        embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu,cpu")
+
+
 def test_kinds_of_devices_are_not_mixed(paths, clip_snapshot, tmp_path, monkeypatch):
     from lookalike.encoders import load
 
@@ -67,7 +88,7 @@ def test_kinds_of_devices_are_not_mixed(paths, clip_snapshot, tmp_path, monkeypa
 
 
 def workers_of(process):
-    return [child for child in process.children() if "lookalike.embedding.workers" in child.cmdline()]
+    return [child for child in process.children() if "lookalike.embedding.workers" in " ".join(child.cmdline())]
 
 
 @pytest.fixture
@@ -102,7 +123,9 @@ def test_a_killed_worker_is_said_and_the_next_run_finishes(running, paths, clip_
     assert embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu").rows == COUNT
 
 
-def test_a_worker_does_not_outlive_a_killed_run(running):
+def test_a_worker_does_not_outlive_a_killed_run(running, tmp_path):
+    """It is killed before its worker has loaded the model; the second shard is the worker's."""
     process, worker = running
     process.kill()
     worker.wait(timeout=60)
+    assert not list(tmp_path.glob(".out.parquet.work/shard-00001.*"))

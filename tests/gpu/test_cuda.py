@@ -27,9 +27,16 @@ def test_cuda_agrees_with_the_cpu(model, snapshot, images, tmp_path, request):
     """fp32 on the card gives the CPU's vectors; the identity tells the two apart only in its numerics."""
     folder = str(request.getfixturevalue(snapshot))
     table = pa.table({"filepath": sorted(map(str, images.iterdir()))})
+    # Batches of two, so that most of them are replayed from a CUDA graph.
     results = {
         (device, precision): embed_images(
-            table, tmp_path / f"{device}-{precision}.parquet", model, folder, device=device, precision=precision
+            table,
+            tmp_path / f"{device}-{precision}.parquet",
+            model,
+            folder,
+            device=device,
+            precision=precision,
+            batch_size=2,
         )
         for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16"), ("cuda", "fp16"))
     }
@@ -131,7 +138,9 @@ def test_the_pixels_of_the_card_are_pillows(mixed, siglip_snapshot):
 
 def test_memory_that_runs_out_halves_the_batch(siglip_snapshot, images, tmp_path, caplog):
     """With little memory left, the run goes on in smaller steps, says so once, and gives the same vectors."""
-    table = pa.table({"filepath": sorted(map(str, images.iterdir())) * 200})
+    files = sorted(map(str, images.iterdir())) * 200
+    files[5] = str(tmp_path / "missing.png")  # from here on, batches are made of two groups
+    table = pa.table({"filepath": files})
     settings = {"device": "cuda", "precision": "fp32", "batch_size": 1024, "cache_dir": "off"}
     plenty = embed_images(table, tmp_path / "plenty.parquet", "SigLIP", str(siglip_snapshot), **settings)
     torch.cuda.empty_cache()
@@ -144,3 +153,28 @@ def test_memory_that_runs_out_halves_the_batch(siglip_snapshot, images, tmp_path
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert [record.levelname for record in caplog.records if "memory ran out" in record.message].count("WARNING") == 1
     assert cosines(vectors_of(plenty), vectors_of(scarce)).min() > 0.999999
+
+
+def test_a_model_that_cannot_be_recorded_is_called_plainly():
+    """It waits for the device in the middle; nothing is left behind that later work could trip over."""
+    from lookalike.encoders.graph import GraphedForward
+
+    def forward(batch):
+        return batch * batch.sum().item()
+
+    graphed, stream = GraphedForward(forward), torch.cuda.current_stream()
+    for number in range(1, 6):
+        batch = torch.full((2, 2), float(number), device="cuda")
+        torch.testing.assert_close(graphed(batch), forward(batch))
+    assert torch.cuda.current_stream() == stream
+
+
+def test_a_recorded_model_gives_each_batch_its_own_vectors():
+    from lookalike.encoders.graph import GraphedForward
+
+    graphed = GraphedForward(torch.nn.Linear(3, 4).cuda().requires_grad_(False))
+    batches = [torch.randn(5, 3, device="cuda") for _ in range(8)]
+    given = [graphed(batch) for batch in batches]
+    for batch, vectors in zip(batches, given, strict=True):
+        torch.testing.assert_close(vectors, graphed._forward(batch))
+    assert graphed._graph is not None

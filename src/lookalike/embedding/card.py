@@ -6,6 +6,8 @@ Pillow's arithmetic on the GPU. All others are prepared by Pillow and join them 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,10 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
+from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.nvjpeg import Decoder, Layout, NvJpegError, Planes, plain_layout
 from lookalike.embedding.prepare import CacheLookup, Group, PillowPreparer, resized_within
 from lookalike.embedding.readahead import read_ahead
-from lookalike.encoders.base import TorchEncoder
+from lookalike.encoders.base import Encoder, TorchEncoder
 from lookalike.errors import ConfigError
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings
@@ -29,49 +32,77 @@ if TYPE_CHECKING:
     #: Rows and their pixels.
     _Part: TypeAlias = tuple[list[int], torch.Tensor]
 
+log = logging.getLogger(__name__)
+
 #: Name of this path in the numerics.
 DECODER = "nvjpeg"
 #: Bytes of planes that are decoded at a time; RGB and the resized pixels come on top, about three times as much.
 _MOST_BYTES = 1 << 29
+#: Seconds to wait for another thread's turn to end; a group takes a fraction of one.
+_PATIENCE = 10.0
 
 
-def check_card(encoder: object) -> None:
-    """Refuse an encoder whose images cannot be prepared on a card.
+def check_card(settings: ImageEmbeddingsConfig, device: str) -> None:
+    """Refuse `decoder=nvjpeg`, before any work, where other settings rule it out.
 
     Raises
     ------
     ConfigError
-        When it does not run on CUDA, Triton or nvJPEG are missing, the GPU has no JPEG engines, or the filter of its
-        preprocessing is not known there. Says which.
+        When the device is no CUDA device, or orientation is to be applied.
     """
-    reason = _obstacle(encoder)
-    if reason:
-        raise ConfigError(f"decoder=nvjpeg is not possible here: {reason}", hint="use decoder=pillow or decoder=auto")
+    if settings.decoder != "nvjpeg":
+        return
+    if not device.startswith("cuda"):
+        raise _impossible("the model does not run on a CUDA device")
+    if settings.exif == "apply":
+        raise _impossible("exif=apply turns images, which is not known there")
 
 
-def can_prepare_on_card(encoder: object) -> bool:
-    """Whether `check_card` would pass."""
-    return not _obstacle(encoder)
+def can_prepare_on_card(encoder: Encoder, settings: ImageEmbeddingsConfig) -> bool:
+    """Whether images are prepared on the card: where it is asked for, or possible and not ruled out.
+
+    Raises
+    ------
+    ConfigError
+        When it is asked for and not possible.
+    """
+    if settings.decoder == "pillow" or settings.exif == "apply":
+        return False
+    obstacle = _obstacle(encoder)
+    if obstacle and settings.decoder == "nvjpeg":
+        raise _impossible(obstacle)
+    if obstacle and isinstance(encoder, TorchEncoder) and encoder.device.type == "cuda":
+        log.info("images are decoded by Pillow: %s", obstacle)
+    return not obstacle
 
 
-def _obstacle(encoder: object) -> str:
+def _impossible(obstacle: str) -> ConfigError:
+    return ConfigError(f"decoder=nvjpeg is not possible here: {obstacle}", hint="use decoder=pillow or decoder=auto")
+
+
+def _obstacle(encoder: Encoder) -> str:
     """Why an encoder's images cannot be prepared on a card, or nothing."""
     if not isinstance(encoder, TorchEncoder) or encoder.device.type != "cuda":
         return "the model does not run on a CUDA device"
+    import torch
+
     try:
-        from lookalike.embedding.kernels import FILTERS
+        from lookalike.embedding.kernels import FILTERS, preprocess
     except ImportError as error:
         return f"Triton is not installed ({error})"
     if encoder.preprocessing.resample not in FILTERS:
         return f"the model's resize filter (Pillow's number {encoder.preprocessing.resample}) is not known there"
-    import torch
-
     try:
-        with torch.cuda.device(encoder.device):
-            torch.cuda.synchronize()  # the library works in the context that torch makes
+        with torch.inference_mode(), torch.cuda.device(encoder.device):
             Decoder()
+            # Triton compiles its kernels with the system's C compiler, which a small container does not have.
+            probe = torch.zeros((1, 3, 40, 40), dtype=torch.uint8, device=encoder.device)
+            preprocess(probe, encoder.preprocessing, encoder.dtype)
+            torch.cuda.synchronize()
     except NvJpegError as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, Pillow can do the work
+        return f"its kernels cannot be compiled ({str(error).splitlines()[0] if str(error) else error!r})"
     return ""
 
 
@@ -119,27 +150,27 @@ class CardPreparer:
 
         self.group_size = batch_size
         self.alone = alone
-        self.begin = cache.begin
+        self.begin, self.forget = cache.begin, cache.forget
         self._cache = cache
         self._encoder = encoder
         self._decoding = decoding
-        self._reading = reading
+        self._bounds = reading
         self._consumer = torch.cuda.current_stream(encoder.device)
         self._own = threading.local()
         # One reads at a time: threads that read side by side take Python's lock from each other at every step, and
         # are slower together than one alone.
-        self._reading_lock = threading.Lock()
-        self._decoding_slots = threading.BoundedSemaphore(self.decoders)
+        self._reading = _Turns(1)
+        self._working = _Turns(self.decoders)
 
     def __call__(self, rows: Sequence[int]) -> Group:
         """Prepare a group: read the files, sort them by who decodes them, and join the results in order."""
         import torch
 
         group = Group()
-        with self._reading_lock:
+        with self._reading.turn():
             files, others = self._read(rows, group)
         device = self._encoder.device
-        with torch.inference_mode(), torch.cuda.device(device), self._decoding_slots, torch.cuda.stream(self._stream()):
+        with torch.inference_mode(), torch.cuda.device(device), self._working.turn(), torch.cuda.stream(self._stream()):
             parts = [part for chunk in _chunks(files) for part in self._on_card(chunk, others)]
             if others:
                 parts += self._by_pillow(others, group)
@@ -166,7 +197,7 @@ class CardPreparer:
         others: list[tuple[int, bytes]] = []
         for row in rows:
             try:
-                data = self._cache.find_or_read(row, self._reading, group)
+                data = self._cache.find_or_read(row, self._bounds, group)
                 if data is None:
                     continue
                 layout = plain_layout(data, self._decoding.max_pixels) if self._decoding.exif == "ignore" else None
@@ -250,6 +281,32 @@ class CardPreparer:
             if one.pixels is not None:
                 parts.append((one.rows, torch.as_tensor(one.pixels).to(self._encoder.dtype)))
         return parts
+
+
+class _Turns:
+    """Lets a few threads at a time through, for speed only: one that hangs inside does not stop the others.
+
+    Parameters
+    ----------
+    places:
+        How many threads at a time.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._free = threading.Semaphore(places)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a place, but not for ever: after `_PATIENCE` seconds, those who hold the places are left out."""
+        free = self._free
+        if not free.acquire(timeout=_PATIENCE):
+            self._free = free = threading.Semaphore(self._places)
+            free.acquire()
+        try:
+            yield
+        finally:
+            free.release()
 
 
 def _in_order(parts: list[_Part]) -> tuple[list[int], torch.Tensor]:

@@ -7,12 +7,12 @@ finished before, so a resumed run gives the same bytes as an undisturbed one.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,10 @@ from lookalike.embedding.prepare import Group, Preparer, Seen
 from lookalike.embedding.readahead import read_ahead
 from lookalike.encoders.base import Encoder, Pending, Pixels
 from lookalike.images.outcome import ImageRejected, QuarantinedImage, Reason
+
+#: A group has this many times the limit of a file before its images are prepared one by one: enough for a slow disk,
+#: and not so long that one file that hangs stops the run for an hour.
+_GROUP_LIMITS = 4
 
 
 @dataclass
@@ -128,13 +132,9 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
 
     def groups() -> Iterator[range]:
         # A span is begun while the one before it is embedded: looking at ten thousand files takes a while.
-        with ThreadPoolExecutor(1, "begin") as beginner:
-            begun = [beginner.submit(begin, span) for span in spans[:1]]
-            for span, after in zip_longest(spans, spans[1:]):
-                begun.pop().result()
-                if after is not None:
-                    begun.append(beginner.submit(begin, after))
-                yield from (span[first : first + step] for first in range(0, len(span), step))
+        begun = read_ahead(begin, spans, threads=1, ahead=1, time_limit=math.inf, on_timeout=begin)
+        for span, _ in zip(spans, begun, strict=True):
+            yield from (span[first : first + step] for first in range(0, len(span), step))
 
     def give_up(rows: Sequence[int]) -> Group:
         """A single image is set aside; of a group, only those that alone give no result either."""
@@ -151,8 +151,15 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
 
     prepared = read_ahead(
         job.preparer, groups(), threads=job.preparer.threads, ahead=job.preparer.ahead,
-        time_limit=job.time_limit * max(1, step // 16), on_timeout=give_up,
+        time_limit=job.time_limit * (_GROUP_LIMITS if step > 1 else 1), on_timeout=give_up,
     )  # fmt: skip
+    with contextlib.closing(prepared):
+        yield from _build(job, spans, prepared, stages)
+
+
+def _build(job: Job, spans: Sequence[range], prepared: Iterator[Group], stages: Stages) -> Iterator[Shard]:
+    """Make shards of the groups, as they come."""
+    step = job.preparer.group_size
     done = 0
     before: _Building | None = None
     for span in spans:
@@ -162,7 +169,9 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
             group = next(prepared)
             stages.waiting += time.perf_counter() - started
             building.add(group)
-            done += len(span[first : first + step])
+            rows = span[first : first + step]
+            job.preparer.forget(rows)
+            done += len(rows)
             if done % job.batch_size < step:
                 job.on_progress(done)
             if before is not None:  # only now, so that a card has work while the shard is finished and written
@@ -279,6 +288,7 @@ def _joined(groups: Iterable[Group]) -> Group:
         whole.rejected += group.rejected
         whole.clipped += group.clipped
         whole.known += group.known
+        whole.reused += group.reused
         whole.seen.update(group.seen)
         if group.pixels is not None:
             pixels.append(group.pixels)
@@ -297,4 +307,8 @@ def _concatenated(pieces: list[Pixels]) -> Pixels:
     import torch
 
     like = next(piece for piece in pieces if isinstance(piece, torch.Tensor))
-    return torch.cat([torch.as_tensor(piece).to(like) for piece in pieces])
+    try:
+        return torch.cat([torch.as_tensor(piece).to(like) for piece in pieces])
+    except torch.OutOfMemoryError:  # the model takes them to the card slice by slice
+        torch.cuda.empty_cache()
+        return torch.cat([torch.as_tensor(piece).to("cpu", like.dtype) for piece in pieces])

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.embedding.card import check_card
 from lookalike.embedding.engine import Shard, Stages
 from lookalike.embedding.loop import Counts, Work, open_encoder, open_sources, refuse_bad_image, run_loop
 from lookalike.embedding.retry import count_quarantined
@@ -158,8 +159,9 @@ def embed_images(
     for written in (output, sibling(output, "_quarantine")):
         check_output(written, inputs=(*((source,) if is_path else ()), *((settings.reuse,) if settings.reuse else ())))
     sources = open_sources(settings)
-    table = read_image_table(input_parquet)
     devices = choose_devices(device, runtime)
+    check_card(settings, devices[0])
+    table = read_image_table(input_parquet)
     return _embed_table(table, open_encoder(settings, devices[0]), devices, settings, sources)
 
 

@@ -82,7 +82,7 @@ def preprocess(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.
 def _resize(images: torch.Tensor, wanted: int, resample: int, *, across: bool) -> torch.Tensor:
     """Change the width (across) or the height of images."""
     count, channels, height, width = images.shape
-    starts, weights = _weights(width if across else height, wanted, resample, images.device)
+    starts, weights = _weights(width if across else height, wanted, resample, images.device, _stream(images.device))
     size = (height, wanted) if across else (wanted, width)
     resized = torch.empty((count, channels, *size), dtype=torch.uint8, device=images.device)
     if across:
@@ -123,7 +123,7 @@ def _crop(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
 def _look_up(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> torch.Tensor:
     """The model's input for every 8-bit value; grey is repeated for three channels."""
     count, channels, height, width = images.shape
-    table = _table(preprocessing, images.device, dtype)
+    table = _table(preprocessing, images.device, dtype, _stream(images.device))
     out = torch.empty((count, 3, height, width), dtype=dtype, device=images.device)
     block = 1024
     _look_up_values[(triton.cdiv(height * width, block), count * 3)](
@@ -132,15 +132,28 @@ def _look_up(images: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dt
     return out
 
 
-@functools.lru_cache(maxsize=8)
-def _table(preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def _stream(device: torch.device) -> int:
+    """The current stream.
+
+    What is kept for later is kept for one stream: its memory, once given back, is used again in the order of the stream
+    that it was made on.
+    """
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+@functools.lru_cache(maxsize=32)
+def _table(preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype, stream: int) -> torch.Tensor:
     """The lookup table on a device. Kept there, because copying it would wait for everything before it."""
+    del stream  # see `_stream`
     return torch.from_numpy(preprocessing.lookup).to(device, dtype)
 
 
 @functools.lru_cache(maxsize=256)
-def _weights(length: int, wanted: int, resample: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _weights(
+    length: int, wanted: int, resample: int, device: torch.device, stream: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """For every output pixel the first input pixel and the weights, on a device; see `resize_weights`."""
+    del stream  # see `_stream`
     starts, weights = resize_weights(length, wanted, resample)
     return torch.from_numpy(starts).to(device), torch.from_numpy(weights).to(device)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.cache import VectorCache
 from lookalike.embedding.cache_folder import default_cache_dir
-from lookalike.embedding.card import DECODER, CardPreparer, can_prepare_on_card, check_card
+from lookalike.embedding.card import DECODER, CardPreparer, can_prepare_on_card
 from lookalike.embedding.engine import Job, Shard, Stages, embed
 from lookalike.embedding.prepare import CacheLookup, PillowPreparer, Preparer, usable_cores
 from lookalike.embedding.retry import open_finished
@@ -68,8 +68,7 @@ def open_sources(settings: ImageEmbeddingsConfig) -> list[Source]:
     if settings.retry_quarantined:
         sources.append(Source(open_finished(Path(settings.output_parquet)), None))
     if settings.reuse:
-        reading = ReadSettings(settings.root, settings.max_bytes, settings.retries)
-        sources.append(Source(EarlierTable(settings.reuse, "reuse"), reading))
+        sources.append(Source(EarlierTable(settings.reuse, "reuse"), _reading(settings)))
     return sources
 
 
@@ -80,9 +79,7 @@ def open_encoder(settings: ImageEmbeddingsConfig, device: str) -> Encoder:
         settings.model_path, settings.architecture, device, settings.precision, _decoding(settings), settings.runtime
     )
     encoder = load_encoder(family, request)
-    if settings.decoder == "nvjpeg":
-        check_card(encoder)
-    elif settings.decoder == "pillow" or not can_prepare_on_card(encoder):
+    if not can_prepare_on_card(encoder, settings):
         return encoder
     assert isinstance(encoder, TorchEncoder)
     numerics = replace(encoder.identity.numerics, decoder=DECODER)
@@ -161,10 +158,14 @@ def _decoding(settings: ImageEmbeddingsConfig) -> DecodeSettings:
     return DecodeSettings(settings.exif, settings.bit_depth, settings.max_pixels)
 
 
+def _reading(settings: ImageEmbeddingsConfig) -> ReadSettings:
+    return ReadSettings(settings.root, settings.max_bytes, settings.retries)
+
+
 def _preparer(work: Work, encoder: Encoder, cache: VectorCache | None) -> Preparer:
     """What reads and decodes: on the card where the encoder's identity says so, otherwise Pillow."""
     settings = work.settings
-    reading = ReadSettings(settings.root, settings.max_bytes, settings.retries)
+    reading = _reading(settings)
     by_path = settings.verify == "quick" and not settings.root
     lookup = CacheLookup(cache, work.filepaths, settings.max_pixels, by_path=by_path)
     threads = max(1, usable_cores() // work.devices)

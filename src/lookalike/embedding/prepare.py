@@ -97,7 +97,11 @@ class Preparer(Protocol):
         ...
 
     def __call__(self, rows: Sequence[int]) -> Group:
-        """Prepare the images of some rows."""
+        """Prepare the images of some rows. May be called again for the same rows, by way of `alone`."""
+        ...
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Called when the images of some rows have been taken: nothing of them is needed any more."""
         ...
 
 
@@ -144,7 +148,7 @@ class CacheLookup:
         ImageRejected
             When the file cannot be read.
         """
-        known = self._bounded(self._found.pop(row, None))
+        known = self._bounded(self._found.get(row))
         if known is not None:
             group.take(row, known)
             return None
@@ -160,6 +164,11 @@ class CacheLookup:
             return data
         group.take(row, known)
         return None
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Let go of what was found for rows."""
+        for row in rows:
+            self._found.pop(row, None)
 
     def _bounded(self, cached: Cached | None) -> Cached | None:
         return cached if cached is not None and cached.pixels <= self._max_pixels else None
@@ -203,7 +212,7 @@ class PillowPreparer:
         self._decoding = decoding
         self._reading = reading
         self._cache = cache
-        self.begin = cache.begin
+        self.begin, self.forget = cache.begin, cache.forget
 
     @property
     def alone(self) -> PillowPreparer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -32,7 +32,7 @@ def read_ahead(
     ahead: int,
     time_limit: float,
     on_timeout: Callable[[Input], Output],
-) -> Iterator[Output]:
+) -> Generator[Output, None, None]:
     """Yield `function(input)` for every input, in order, computed ahead on threads.
 
     At most `ahead` results exist at a time beside the one in the caller's hands, and at most `MOST_HANGING`

@@ -256,11 +256,17 @@ class ReusingPreparer:
 
     def __init__(self, preparer: Preparer, filepaths: Sequence[str], sources: Sequence[Source]) -> None:
         self.group_size, self.threads, self.ahead = preparer.group_size, preparer.threads, preparer.ahead
-        self.alone = preparer.alone
         self._preparer = preparer
         self._filepaths = filepaths
         self._sources = sources
         self._found: dict[int, Vector] = {}
+
+    @property
+    def alone(self) -> Preparer:
+        """See `Preparer.alone`: knows the same vectors."""
+        preparer = ReusingPreparer(self._preparer.alone, self._filepaths, self._sources)
+        preparer._found = self._found
+        return preparer
 
     def begin(self, span: Sequence[int]) -> None:
         """Look a span's paths up, all at once."""
@@ -273,10 +279,16 @@ class ReusingPreparer:
 
     def __call__(self, rows: Sequence[int]) -> Group:
         """Prepare a group, less the images whose vectors were found."""
-        known = [(row, self._found.pop(row)) for row in rows if row in self._found]
+        known = [(row, self._found[row]) for row in rows if row in self._found]
         reused = {row for row, _ in known}
         left = [row for row in rows if row not in reused]
         group = self._preparer(left) if left else Group()
         group.known += known
         group.reused = len(known)
         return group
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Let go of what was found for rows."""
+        for row in rows:
+            self._found.pop(row, None)
+        self._preparer.forget(rows)

@@ -9,13 +9,15 @@ reports on its standard output.
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,8 +25,11 @@ from typing import Any
 from lookalike.embedding.engine import Stages
 from lookalike.embedding.loop import Counts, Work, open_encoder, open_sources, run_loop
 from lookalike.embedding.shards import Plan, Workplace
-from lookalike.errors import ImagesFailed, LookalikeError
+from lookalike.encoders.base import Encoder
+from lookalike.errors import ConfigError, ImagesFailed, LookalikeError
 
+#: What a worker runs.
+_PROGRAM = "from lookalike.embedding.workers import main; main()"
 #: Seconds between two looks at how far the workers are.
 _WAIT = 0.5
 
@@ -37,6 +42,7 @@ class _Task:
     plan: Plan
     device: str
     spans: Sequence[range]
+    log_level: int
 
 
 class Workers:
@@ -54,16 +60,25 @@ class Workers:
 
     def __init__(self, work: Work, plan: Plan, shares: Sequence[tuple[str, Sequence[range]]]) -> None:
         work = replace(work, sources=())
-        self._tasks = [_Task(work, plan, device, spans) for device, spans in shares]
+        level = logging.getLogger("lookalike").getEffectiveLevel()
+        self._tasks = [_Task(work, plan, device, spans, level) for device, spans in shares]
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Workers:
-        self._workers = [_Worker(task) for task in self._tasks]
+        try:
+            for task in self._tasks:
+                self._workers.append(_Worker(task))
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         for worker in self._workers:
             worker.stop()
 
@@ -96,13 +111,14 @@ class _Worker:
         self._done = 0
         self._counts: Counts | None = None
         self._error: BaseException | None = None
-        # Not the processes of `multiprocessing`: they run the user's main program again.
+        # Not the processes of `multiprocessing`, which run the user's main program again; and with -P, so that a file
+        # of the working directory is not taken for a module.
         self._process = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             start_new_session=True,  # Ctrl-C ends this process, which ends the workers
         )  # fmt: skip
-        self._listener = threading.Thread(target=self._listen, args=(pickle.dumps(task),), daemon=True)
+        self._listener = threading.Thread(target=self._listen, args=(task,), daemon=True)
         self._listener.start()
 
     @property
@@ -133,17 +149,20 @@ class _Worker:
             assert pipe is not None
             pipe.close()
 
-    def _listen(self, task: bytes) -> None:
+    def _listen(self, task: _Task) -> None:
         """Send the task, then take reports until the process ends."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(len(task).to_bytes(8, "little") + task)
+            content = pickle.dumps(task)
+            self._process.stdin.write(len(content).to_bytes(8, "little"))
+            self._process.stdin.write(content)
             self._process.stdin.flush()
+            del content, task  # all paths of the input
             for line in self._process.stdout:
                 self._take(pickle.loads(base64.b64decode(line)))  # noqa: S301 - our own process wrote it
-        except OSError:  # it ended before it had read its task
-            pass
+        except (OSError, ValueError, EOFError, pickle.UnpicklingError):
+            pass  # it ended in the middle of something; its status says more
         status = self._process.wait()
         if self._counts is None and self._error is None:
             self._error = ImagesFailed(
@@ -172,46 +191,59 @@ def _kinds(kind: type[LookalikeError]) -> list[type[LookalikeError]]:
     return [kind, *(found for below in kind.__subclasses__() for found in _kinds(below))]
 
 
-def _work_off(task: _Task) -> Counts:
+def _work_off(task: _Task, on_progress: Callable[[int], None]) -> Counts:
     """What a worker does with its task."""
     settings, filepaths = task.work.settings, task.work.filepaths
     work = replace(task.work, sources=open_sources(settings))
     for source in work.sources:
         source.table.build_index()
     encoder = open_encoder(settings, task.device)
+    _check_same(encoder, task)
     # Not entered: the lock is held by the process that waits.
     workplace = Workplace(Path(settings.output_parquet), task.plan, filepaths, settings.shard_rows)
-    return run_loop(work, encoder, workplace, task.spans, _report, Stages())
+    return run_loop(work, encoder, workplace, task.spans, on_progress, Stages())
 
 
-def _report(content: object) -> None:
-    _stdout.write(base64.b64encode(pickle.dumps(content)) + b"\n")
-    _stdout.flush()
+def _check_same(encoder: Encoder, task: _Task) -> None:
+    """Refuse to mix vectors that are computed in another way than those of the first device.
 
-
-def _end_with_parent() -> None:
-    """End this process when its standard input closes."""
-    sys.stdin.buffer.read(1)
-    os._exit(1)
+    The decoder may differ: its pixels do not.
+    """
+    mine = {**asdict(encoder.identity.numerics), "model": encoder.identity.fingerprint, "decoder": ""}
+    first = {**task.plan.numerics, "model": task.plan.encoder, "decoder": ""}
+    differing = [key for key in mine if mine[key] != first[key]]
+    if differing:
+        raise ConfigError(
+            f"{task.device} computes with another {', '.join(differing)} than the first device",
+            where=f"device={task.work.settings.device}",
+            hint="name devices of one kind, or set precision",
+        )
 
 
 def main() -> None:
     """The program of a worker."""
-    import traceback
+    # Reports have standard output for themselves; what libraries print there goes to standard error.
+    reports = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def report(content: object) -> None:
+        reports.write(base64.b64encode(pickle.dumps(content)) + b"\n")
+        reports.flush()
 
     size = int.from_bytes(sys.stdin.buffer.read(8), "little")
     task: _Task = pickle.loads(sys.stdin.buffer.read(size))  # noqa: S301 - our own process wrote it
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.basicConfig(format=f"%(levelname)s  {task.device}: %(message)s")
+    logging.getLogger("lookalike").setLevel(task.log_level)
     try:
-        _report(_work_off(task))
+        report(_work_off(task, report))
     except LookalikeError as error:
-        _report({"kind": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint})
+        report({"kind": type(error).__name__, "what": error.what, "where": error.where, "hint": error.hint})
     except Exception:  # noqa: BLE001 - raised again in the process that waits
-        _report({"kind": "", "what": traceback.format_exc()})
+        report({"kind": "", "what": traceback.format_exc()})
 
 
-if __name__ == "__main__":
-    # Reports have standard output for themselves; what libraries print there goes to standard error.
-    _stdout = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    main()
+def _end_with_parent() -> None:
+    """End this process when its standard input closes."""
+    os.read(0, 1)
+    os._exit(1)
