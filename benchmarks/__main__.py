@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import card, embed, memory, search
+from benchmarks import card, embed, fidelity, memory, search
 
 
 def main() -> None:
@@ -12,7 +12,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
     embed.add_arguments(commands.add_parser("embed", help="images/s and peak memory against the reference's way"))
-    card.add_arguments(commands.add_parser("card", help="images/s and fidelity on one GPU"))
+    card.add_arguments(commands.add_parser("card", help="images/s on one GPU"))
+    fidelity.add_arguments(commands.add_parser("fidelity", help="how near vectors are to the reference's"))
     search.add_arguments(commands.add_parser("search", help="seconds and peak memory against scikit-learn"))
     memory.add_arguments(commands.add_parser("memory", help="peak memory of embed_images by the size of the pool"))
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""One GPU: images/s against the reference's loop on the same card and against two ceilings, and fidelity.
+"""One GPU: images/s against the reference's loop on the same card and against two ceilings.
 
 Inputs are photo-like JPEG files (noise at several scales, quality 90), each path given several times. SigLIP-B/16
-with random weights; the vectors' likeness is measured, not the weights' worth.
+with random weights.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ import numpy as np
 from benchmarks.common import LIMITS, save, summary
 
 SIZES = {"jpeg-640x480": (480, 640, 256), "jpeg-1920x1080": (1080, 1920, 64)}
-
-#: What is compared with fp32 behind Pillow.
-FIDELITY = (("fp32", "pillow"), ("bf16", "pillow"), ("fp16", "pillow"), ("fp32", "nvjpeg"), ("bf16", "nvjpeg"))
 
 #: The fast path.
 FAST: dict[str, Any] = {"precision": "auto", "decoder": "nvjpeg", "cache_dir": "off"}
@@ -49,8 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
             count = arguments.images if width < 1000 else arguments.images // 4
             files = [made[number % distinct] for number in range(count)]
             result["rows"].append(_measure(name, files, str(snapshot), arguments))
-            if name == "jpeg-640x480":
-                result["fidelity"] = _fidelity(made, str(snapshot), folder)
     save("card", result)
 
 
@@ -154,31 +149,3 @@ def _ceilings(files: list[str], snapshot: str, batch: int) -> tuple[float, float
     for _ in groups:
         encoder.encode(pixels)
     return decode, len(groups) * len(pixels) / (time.perf_counter() - started)
-
-
-def _fidelity(files: list[str], snapshot: str, folder: str) -> list[dict[str, Any]]:
-    """Cosine to the fp32 model behind Pillow, and how many of the five nearest neighbours stay the same."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from lookalike import embed_images, nearest_neighbors
-
-    vectors = {}
-    for precision, decoder in FIDELITY:
-        output = Path(folder) / "fidelity.parquet"
-        table = pa.table({"filepath": files})
-        embed_images(
-            table, output, "SigLIP", snapshot, precision=precision, decoder=decoder, device="cuda", cache_dir="off"
-        )
-        vectors[precision, decoder] = np.stack(pq.read_table(output).column("embedding").to_numpy(zero_copy_only=False))
-    reference = vectors["fp32", "pillow"].astype(np.float64)
-    nearest = nearest_neighbors(reference, reference, 5, "cosine").rows
-    rows = []
-    for (precision, decoder), found in vectors.items():
-        cosines = (reference * found).sum(1) / np.linalg.norm(reference, axis=1) / np.linalg.norm(found, axis=1)
-        mine = nearest_neighbors(found, found, 5, "cosine").rows
-        same = [len(set(one) & set(two)) / 5 for one, two in zip(nearest, mine, strict=True)]
-        row = {"least_cosine": float(cosines.min()), "mean_cosine": float(cosines.mean())}
-        rows.append({"precision": precision, "decoder": decoder, **row, "same_top5": float(np.mean(same))})
-        print(rows[-1])
-    return rows
