@@ -20,7 +20,8 @@ from benchmarks.common import save
 WAYS = {
     "cpu": [("torch", "fp32", "pillow"), ("torch", "bf16", "pillow"), ("openvino", "fp32", "pillow"),
             ("openvino", "bf16", "pillow")],
-    "cuda": [("torch", precision, decoder) for precision in ("fp32", "bf16", "fp16") for decoder in ("pillow", "nvjpeg")],
+    "cuda": [("torch", precision, decoder) for precision in ("fp32", "bf16", "fp16")
+             for decoder in ("pillow", "nvjpeg")],
 }  # fmt: skip
 
 
@@ -37,10 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, print and save."""
     from benchmarks.embed import INPUTS, MODELS, _reference
 
-    if arguments.folder:
-        files = sorted(str(path) for path in Path(arguments.folder).iterdir())
-    else:
-        files = INPUTS["png-300"]()
+    folder = arguments.folder
+    files = sorted(str(path) for path in Path(folder).iterdir()) if folder else INPUTS["png-300"]()
     files = files[: arguments.images]
     with tempfile.TemporaryDirectory() as folder:
         snapshot = Path(folder) / "model"
