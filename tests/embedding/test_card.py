@@ -59,12 +59,20 @@ def test_odd_sizes_round_the_colour_planes_up(sampling, chroma):
     assert layout.bytes == 31 * 41 + 2 * chroma[0] * chroma[1]
 
 
-def test_the_kernels_give_the_pixels_of_libjpeg_and_pillow():
+def run_interpreted(program, *arguments):
     """In a process of its own: Triton decides when it is imported whether to compile or to interpret."""
     pytest.importorskip("triton", reason="Triton is not installed")
     done = subprocess.run(
-        [sys.executable, str(HERE / "support" / "check_kernels.py")],
+        [sys.executable, str(HERE / "support" / program), *arguments],
         env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("equal") == 12 + 12
+    return done.stdout
+
+
+def test_the_kernels_give_the_pixels_of_libjpeg_and_pillow():
+    assert run_interpreted("check_kernels.py").count("equal") == 12 + 12
+
+
+def test_a_group_on_the_card_has_pillows_pixels_and_survives_damage_little_memory_and_hanging(tmp_path):
+    assert run_interpreted("check_card.py", str(tmp_path)) == "fine\n"
