@@ -171,6 +171,17 @@ def test_a_decoder_that_hangs_is_set_aside_and_the_run_goes_on(files, hanging):
     assert (given_up.reason, given_up.detail) == (Reason.UNREADABLE, "no result after 2 s")
 
 
+def test_a_finished_shard_is_handed_over_although_the_next_one_fails(files):
+    def refuse(image):
+        raise ImagesFailed(str(image))
+
+    shards = []
+    with pytest.raises(ImagesFailed, match=r"3\.png"):
+        for shard in embed(job(files, MeanEncoder(), on_rejected=refuse), [range(3), range(3, 6)], Stages()):
+            shards.append(shard.rows.tolist())
+    assert shards == [[0, 1, 2]]
+
+
 class GroupPreparer:
     """Four images at a time, as a card takes them: one that hangs holds up its group."""
 

@@ -162,23 +162,28 @@ def _build(job: Job, spans: Sequence[range], prepared: Iterator[Group], stages: 
     step = job.preparer.group_size
     done = 0
     before: _Building | None = None
-    for span in spans:
-        building = _Building(job, span, stages)
-        for first in range(0, len(span), step):
-            started = time.perf_counter()
-            group = next(prepared)
-            stages.waiting += time.perf_counter() - started
-            building.add(group)
-            rows = span[first : first + step]
-            job.preparer.forget(rows)
-            done += len(rows)
-            if done % job.batch_size < step:
-                job.on_progress(done)
-            if before is not None:  # only now, so that a card has work while the shard is finished and written
-                yield before.finish()
-                before = None
-        building.flush()
-        before = building
+    try:
+        for span in spans:
+            building = _Building(job, span, stages)
+            for first in range(0, len(span), step):
+                started = time.perf_counter()
+                group = next(prepared)
+                stages.waiting += time.perf_counter() - started
+                building.add(group)
+                rows = span[first : first + step]
+                job.preparer.forget(rows)
+                done += len(rows)
+                if done % job.batch_size < step:
+                    job.on_progress(done)
+                if before is not None:  # only now, so that a card has work while the shard is finished and written
+                    finished, before = before, None
+                    yield finished.finish()
+            building.flush()
+            before = building
+    except Exception:
+        if before is not None:  # what is finished is kept
+            yield before.finish()
+        raise
     if before is not None:
         yield before.finish()
 
