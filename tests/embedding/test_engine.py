@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -302,3 +303,24 @@ def test_a_root_that_is_no_folder_is_refused_before_any_work(clip_snapshot, imag
     with pytest.raises(ConfigError, match="root is not a folder"):
         embed_images(images, tmp_path / "out.parquet", "CLIP", str(clip_snapshot), root=str(tmp_path / "nowhere"))
     assert list(tmp_path.iterdir()) == []
+
+
+class Together(fsspec.AbstractFileSystem):
+    """A storage that answers only when eight files are asked for at the same time."""
+
+    protocol = "together"
+    cachable = False
+    barrier = threading.Barrier(8, timeout=30)
+
+    def _open(self, path, mode="rb", **options):
+        self.barrier.wait()
+        return Path(self._strip_protocol(path)).open("rb")
+
+
+def test_many_remote_files_are_read_at_a_time(tmp_path, clip_snapshot):
+    fsspec.register_implementation("together", Together, clobber=True)
+    for number in range(16):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    table = pa.table({"filepath": [f"together://{tmp_path}/{number}.png" for number in range(16)]})
+    result = embed_images(table, tmp_path / "out.parquet", "CLIP", str(clip_snapshot), retries=0, cache_dir="off")
+    assert result.rows == 16

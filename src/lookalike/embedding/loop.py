@@ -21,8 +21,11 @@ from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder
 from lookalike.encoders.load import check_model, load_encoder
 from lookalike.errors import ImagesFailed
 from lookalike.images.decode import DecodeSettings
-from lookalike.images.locate import ReadSettings
+from lookalike.images.locate import ReadSettings, is_remote
 from lookalike.images.outcome import QuarantinedImage
+
+#: Threads where files come over a network: they wait most of the time.
+_REMOTE_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,8 @@ def _preparer(work: Work, encoder: Encoder, cache: VectorCache | None) -> Prepar
     by_path = settings.verify == "quick" and not settings.root
     lookup = CacheLookup(cache, work.filepaths, settings.max_pixels, by_path=by_path)
     threads = max(1, usable_cores() // work.devices)
+    if any(is_remote(path, settings.root) for path in work.filepaths[:1]):
+        threads = max(threads, _REMOTE_THREADS)
     alone = PillowPreparer(work.filepaths, encoder, _decoding(settings), reading, settings.batch_size, lookup, threads)
     if isinstance(encoder, TorchEncoder) and encoder.identity.numerics.decoder == DECODER:
         return CardPreparer(alone, encoder, _decoding(settings), reading, settings.batch_size, lookup)

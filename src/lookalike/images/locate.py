@@ -132,6 +132,11 @@ def modified_ns(path: str, settings: ReadSettings) -> int | None:
         raise _rejected(error) from None
 
 
+def is_remote(path: str, root: str) -> bool:
+    """Whether a path of a table is read over a network, by itself or because the root is a URL."""
+    return _is_url(_without_file_scheme(path)) or _is_url(_without_file_scheme(root))
+
+
 def _without_file_scheme(path: str) -> str:
     """The local path of a `file://` or `local://` URL, which is bound by the rules for local paths."""
     return fsspec.core.strip_protocol(path) if path.startswith(("file://", "local://")) else path
