@@ -1,10 +1,10 @@
 """Several devices, a process each: the CPU twice stands for two cards."""
 
-import shutil
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pyarrow as pa
@@ -94,7 +94,7 @@ def workers_of(process):
 @pytest.fixture
 def running(paths, clip_snapshot, tmp_path):
     """A run of the installed command, at the moment when its worker has begun."""
-    program = shutil.which("embedding")
+    program = str(Path(sys.executable).with_name("embedding"))
     listing = tmp_path / "list.txt"
     listing.write_text("\n".join(paths))
     command = [
