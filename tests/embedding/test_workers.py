@@ -1,5 +1,6 @@
 """Several devices, a process each: the CPU twice stands for two cards."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -88,7 +89,12 @@ def test_kinds_of_devices_are_not_mixed(paths, clip_snapshot, tmp_path, monkeypa
 
 
 def workers_of(process):
-    return [child for child in process.children() if "lookalike.embedding.workers" in " ".join(child.cmdline())]
+    found = []
+    for child in process.children():
+        with contextlib.suppress(psutil.Error):  # gone in the meantime
+            if "lookalike.embedding.workers" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 @pytest.fixture
