@@ -193,15 +193,6 @@ class Slices:
         log.log(level, "memory ran out at %d images at a time; going on with %d", failed, self.images)
 
 
-def for_device(forward: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Callable[..., torch.Tensor]:
-    """A forward pass as it is called fastest on a device: on CUDA as a graph."""
-    if device.type != "cuda":
-        return forward
-    from lookalike.encoders.graph import GraphedForward
-
-    return GraphedForward(forward)
-
-
 def choose_device(wanted: str) -> torch.device:
     """Resolve the setting `device`: ``auto`` takes a CUDA device, then Apple's, then the CPU.
 

@@ -26,7 +26,7 @@ class GraphedForward:
     ----------
     forward:
         From a batch on a CUDA device to vectors there. One that waits for the device cannot be recorded, and is called
-        plainly every time.
+        plainly every time; but torch's memory allocator suffers from the attempt, so it should not be given.
     """
 
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -19,7 +19,6 @@ from lookalike.encoders.base import (
     TorchEncoder,
     choose_device,
     choose_precision,
-    for_device,
     torch_dtype,
     weights_digest,
 )
@@ -84,6 +83,8 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
     import torch
     import transformers
 
+    from lookalike.encoders.graph import GraphedForward
+
     family = FAMILIES[family_name]
     config = _read_config(request.model_path)
     if config.model_type not in family.model_types:
@@ -127,9 +128,8 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
         vectors: torch.Tensor = getattr(module(pixel_values=batch), family.output)
         return vectors
 
-    return TorchEncoder(
-        identity, preprocessing, for_device(forward, device), device, torch_dtype(precision), Slices.of(device, cpu=8)
-    )
+    called = GraphedForward(forward) if device.type == "cuda" else forward
+    return TorchEncoder(identity, preprocessing, called, device, torch_dtype(precision), Slices.of(device, cpu=8))
 
 
 def read_preprocessing(model_path: str) -> Preprocessing:

@@ -20,7 +20,6 @@ from lookalike.encoders.base import (
     TorchEncoder,
     choose_device,
     choose_precision,
-    for_device,
     torch_dtype,
     weights_digest,
 )
@@ -79,9 +78,9 @@ def load(request: LoadRequest) -> TorchEncoder:
         vectors: torch.Tensor = module(batch.contiguous(memory_format=torch.channels_last))
         return vectors
 
-    return TorchEncoder(
-        identity, preprocessing, for_device(forward, device), device, torch_dtype(precision), Slices.of(device, cpu=4)
-    )
+    # Without a CUDA graph: some of timm's models wait for the device, and a recording that fails for that leaves torch's
+    # memory allocator in a state in which it gives no memory back.
+    return TorchEncoder(identity, preprocessing, forward, device, torch_dtype(precision), Slices.of(device, cpu=4))
 
 
 def read_preprocessing(module: Any, model_path: str) -> Preprocessing:
