@@ -78,8 +78,8 @@ def load(request: LoadRequest) -> TorchEncoder:
         vectors: torch.Tensor = module(batch.contiguous(memory_format=torch.channels_last))
         return vectors
 
-    # Without a CUDA graph: some of timm's models wait for the device, and a recording that fails for that leaves torch's
-    # memory allocator in a state in which it gives no memory back.
+    # Without a CUDA graph: some of timm's models wait for the device, and a recording that fails for that leaves
+    # torch's memory allocator in a state in which it gives no memory back.
     return TorchEncoder(identity, preprocessing, forward, device, torch_dtype(precision), Slices.of(device, cpu=4))
 
 
