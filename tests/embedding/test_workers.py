@@ -129,6 +129,20 @@ def test_a_killed_worker_is_said_and_the_next_run_finishes(running, paths, clip_
     assert embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu").rows == COUNT
 
 
+def test_a_worker_that_never_reads_its_task_is_said(paths, clip_snapshot, tmp_path, monkeypatch):
+    """It has ended when the task is sent, so that sending fails, and closing the pipe fails again."""
+    from lookalike.embedding import workers
+
+    def late(task):
+        time.sleep(2)
+        return b"task"
+
+    monkeypatch.setattr(workers, "_PROGRAM", "import os; os._exit(3)")
+    monkeypatch.setattr(workers.pickle, "dumps", late)
+    with pytest.raises(ImagesFailed, match="the process of cpu ended with status 3"):
+        embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu,cpu")
+
+
 def test_a_worker_does_not_outlive_a_killed_run(running, tmp_path):
     """It is killed before its worker has loaded the model; the second shard is the worker's."""
     process, worker = running

@@ -9,6 +9,7 @@ reports on its standard output.
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import os
 import pickle
@@ -147,7 +148,8 @@ class _Worker:
         self._listener.join()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            pipe.close()
+            with contextlib.suppress(OSError):  # what it had not read is written again when the pipe is closed
+                pipe.close()
 
     def _listen(self, task: _Task) -> None:
         """Send the task, then take reports until the process ends."""
