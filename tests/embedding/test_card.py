@@ -4,12 +4,19 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from lookalike import ConfigError
+from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.embedding.card import can_prepare_on_card
 from lookalike.embedding.nvjpeg import Layout, plain_layout
+from lookalike.encoders.base import TorchEncoder
+from lookalike.images.preprocess import Preprocessing
 
 HERE = Path(__file__).parents[1]
 
@@ -57,6 +64,20 @@ def test_odd_sizes_round_the_colour_planes_up(sampling, chroma):
     layout = Layout(31, 41, sampling)
     assert layout.chroma == chroma
     assert layout.bytes == 31 * 41 + 2 * chroma[0] * chroma[1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="stands for a GPU on which the kernels do not run")
+def test_where_the_kernels_do_not_run_pillow_decodes_and_a_warning_says_so(caplog):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    encoder = object.__new__(TorchEncoder)
+    preprocessing = Preprocessing("squash", (8, 8), 3, None, "floor", 1.0, (0.0,) * 3, (1.0,) * 3)
+    for name, value in (("device", torch.device("cuda:0")), ("preprocessing", preprocessing)):
+        object.__setattr__(encoder, name, value)
+    settings = ImageEmbeddingsConfig("in", "out", "SigLIP", "model")
+    assert not can_prepare_on_card(encoder, settings)
+    assert "JPEG path does not work here" in caplog.text
+    with pytest.raises(ConfigError, match="decoder=nvjpeg is not possible here: a trial of its kernels failed"):
+        can_prepare_on_card(encoder, replace(settings, decoder="nvjpeg"))
 
 
 def run_interpreted(program, *arguments):

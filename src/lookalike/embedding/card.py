@@ -102,7 +102,8 @@ def _obstacle(encoder: Encoder) -> str:
     except NvJpegError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - whatever it is, Pillow can do the work
-        return f"its kernels cannot be compiled ({str(error).splitlines()[0] if str(error) else error!r})"
+        log.warning("the GPU's JPEG path does not work here, although its parts are there: %r", error)
+        return f"a trial of its kernels failed ({str(error).splitlines()[0] if str(error) else error!r})"
     return ""
 
 

@@ -19,8 +19,8 @@ _TOLERANCE = 0.01
 class GraphedForward:
     """Calls a forward pass; from the third batch of one shape on, it replays a CUDA graph of it.
 
-    Launching the kernels of a ViT-B takes Python 9 ms, during which no other thread that prepares images may run; an
-    H100 needs 24 ms to compute them for 256 images. A graph is one launch.
+    Launching the kernels of a ViT-B takes Python 6 to 9 ms, during which no other thread that prepares images may
+    run; an H100 needs 24 ms to compute them for 256 images. A graph is one launch.
 
     Parameters
     ----------
