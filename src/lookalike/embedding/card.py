@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 DECODER = "nvjpeg"
 #: Bytes of planes that are decoded at a time; RGB and the resized pixels come on top, about three times as much.
 _MOST_BYTES = 1 << 29
+#: Decoders that a trial has made, for the next run on their device: making one takes 0.6 s.
+_tried: dict[torch.device, list[Decoder]] = {}
 #: Seconds to wait for another thread's turn to end; a group takes a fraction of one.
 _PATIENCE = 10.0
 
@@ -94,7 +96,7 @@ def _obstacle(encoder: Encoder) -> str:
         return f"the model's resize filter (Pillow's number {encoder.preprocessing.resample}) is not known there"
     try:
         with torch.inference_mode(), torch.cuda.device(encoder.device):
-            Decoder()
+            decoder = Decoder()
             # Triton compiles its kernels with the system's C compiler, which a small container does not have.
             probe = torch.zeros((1, 3, 40, 40), dtype=torch.uint8, device=encoder.device)
             preprocess(probe, encoder.preprocessing, encoder.dtype)
@@ -104,6 +106,7 @@ def _obstacle(encoder: Encoder) -> str:
     except Exception as error:  # noqa: BLE001 - whatever it is, Pillow can do the work
         log.warning("the GPU's JPEG path does not work here, although its parts are there: %r", error)
         return f"a trial of its kernels failed ({str(error).splitlines()[0] if str(error) else error!r})"
+    _tried[encoder.device] = [decoder]
     return ""
 
 
@@ -132,10 +135,8 @@ class CardPreparer:
         Where vectors may be known from.
     """
 
-    #: Groups that are decoded at a time: 1.2 times as fast as one where nothing else works on the card.
-    decoders = 2
-    #: And one more that reads files, and one between the two.
-    threads = decoders + 2
+    #: One decodes, one reads files, and one is between the two.
+    threads = 3
     ahead = threads + 1
 
     def __init__(
@@ -157,21 +158,22 @@ class CardPreparer:
         self._decoding = decoding
         self._bounds = reading
         self._consumer = torch.cuda.current_stream(encoder.device)
-        self._own = threading.local()
+        # Of high priority: its small steps go before the model's large ones.
+        self._stream = torch.cuda.Stream(encoder.device, priority=-1)  # type: ignore[no-untyped-call]
+        self._decoders = _tried.pop(encoder.device, [])
         # One reads at a time: threads that read side by side take Python's lock from each other at every step, and
-        # are slower together than one alone.
-        self._reading = _Turns(1)
-        self._working = _Turns(self.decoders)
+        # are slower together than one alone. And one works on the card: it is faster there than the model.
+        self._reading, self._working = _Turn(), _Turn()
 
     def __call__(self, rows: Sequence[int]) -> Group:
         """Prepare a group: read the files, sort them by who decodes them, and join the results in order."""
         import torch
 
         group = Group()
-        with self._reading.turn():
+        with self._reading.take():
             files, others = self._read(rows, group)
         device = self._encoder.device
-        with torch.inference_mode(), torch.cuda.device(device), self._working.turn(), torch.cuda.stream(self._stream()):
+        with torch.inference_mode(), torch.cuda.device(device), self._working.take(), torch.cuda.stream(self._stream):
             parts = [part for chunk in _chunks(files) for part in self._on_card(chunk, others)]
             if others:
                 parts += self._by_pillow(others, group)
@@ -180,17 +182,8 @@ class CardPreparer:
                 if pixels.is_cuda:  # its memory goes back to this stream's pool only when the model has read it
                     pixels.record_stream(self._consumer)
                 group.pixels = pixels
-            self._stream().synchronize()
+            self._stream.synchronize()
         return group
-
-    def _stream(self) -> torch.cuda.Stream:
-        """The calling thread's own stream, of high priority: its small steps go before the model's large ones."""
-        import torch
-
-        if not hasattr(self._own, "stream"):
-            self._own.stream = torch.cuda.Stream(self._encoder.device, priority=-1)  # type: ignore[no-untyped-call]
-        stream: torch.cuda.Stream = self._own.stream
-        return stream
 
     def _read(self, rows: Sequence[int], group: Group) -> tuple[list[_File], list[tuple[int, bytes]]]:
         """Read what the cache does not know: the files for the card, and those for Pillow."""
@@ -220,9 +213,7 @@ class CardPreparer:
         try:
             return self._decoded(files)
         except (NvJpegError, torch.OutOfMemoryError) as error:
-            if isinstance(error, NvJpegError):
-                self._own.decoder = None  # nothing is known of one that failed
-            else:
+            if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
         if len(files) == 1:
             others.append((files[0].row, files[0].data))
@@ -236,7 +227,6 @@ class CardPreparer:
 
         from lookalike.embedding.kernels import planes_to_rgb, preprocess
 
-        self._stream().synchronize()  # the decoder's own memory may still be read from for the files before these
         files = sorted(files, key=lambda file: file.layout)
         buffer = torch.empty(sum(file.layout.bytes for file in files), dtype=torch.uint8, device=self._encoder.device)
         classes = [(layout, list(same)) for layout, same in groupby(files, key=lambda file: file.layout)]
@@ -245,8 +235,8 @@ class CardPreparer:
         for layout, same in classes:
             planes += _addresses(layout, len(same), address)
             address += len(same) * layout.bytes
-        self._own.decoder = getattr(self._own, "decoder", None) or Decoder()
-        self._own.decoder.decode([file.data for file in files], planes, self._stream().cuda_stream)
+        decoder = self._decoders.pop() if self._decoders else Decoder()
+        decoder.decode([file.data for file in files], planes, self._stream.cuda_stream)
         parts, first = [], 0
         for layout, same in classes:
             count, size = len(same), layout.height * layout.width
@@ -259,6 +249,8 @@ class CardPreparer:
                 images = planes_to_rgb(images[:, 0], blue, red, layout)
             pixels = preprocess(images, self._encoder.preprocessing, self._encoder.dtype)
             parts.append(([file.row for file in same], pixels))
+        self._stream.synchronize()  # the next one who decodes overwrites the decoder's own memory
+        self._decoders.append(decoder)  # not reached by one that failed: nothing is known of it
         return parts
 
     def _by_pillow(self, files: list[tuple[int, bytes]], group: Group) -> list[_Part]:
@@ -285,25 +277,18 @@ class CardPreparer:
         return parts
 
 
-class _Turns:
-    """Lets a few threads at a time through, for speed only: one that hangs inside does not stop the others.
+class _Turn:
+    """Lets one thread at a time through, for speed only: one that hangs inside does not stop the others."""
 
-    Parameters
-    ----------
-    places:
-        How many threads at a time.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._free = threading.Semaphore(places)
+    def __init__(self) -> None:
+        self._free = threading.Lock()
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a place, but not for ever: after `_PATIENCE` seconds, those who hold the places are left out."""
+    def take(self) -> Iterator[None]:
+        """Wait for the turn, but not for ever: after `_PATIENCE` seconds, the thread that has it is left out."""
         free = self._free
         if not free.acquire(timeout=_PATIENCE):
-            self._free = free = threading.Semaphore(self._places)
+            self._free = free = threading.Lock()
             free.acquire()
         try:
             yield

@@ -65,9 +65,16 @@ class GraphedForward:
                 plain = self._forward(given).float()
         except (RuntimeError, torch.OutOfMemoryError) as error:
             torch.cuda.set_stream(stream)  # a recording that fails leaves its own behind
+            _leave_recording(batch.device)
             log.debug("the forward pass cannot be recorded: %s", error)
             return
         if (vectors.float() - plain).abs().max() > _TOLERANCE * plain.abs().max():
             log.debug("the forward pass is not recorded: a replay gives other vectors")
             return
         self._graph, self._input, self._output = graph, given, vectors
+
+
+def _leave_recording(device: torch.device) -> None:
+    """Give torch's random generator back what a failed recording leaves it in: a state that refuses to work."""
+    generator = torch.cuda.default_generators[torch.cuda._utils._get_device_index(device)]
+    generator.graphsafe_set_state(generator.clone_state())
