@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from lookalike.errors import ImagesFailed as ImagesFailed
     from lookalike.errors import LookalikeError as LookalikeError
     from lookalike.errors import MissingDependency as MissingDependency
+    from lookalike.errors import SearchError as SearchError
     from lookalike.errors import TableError as TableError
     from lookalike.errors import VectorError as VectorError
-    from lookalike.neighbors.search import Neighbors as Neighbors
+    from lookalike.neighbors.base import Neighbors as Neighbors
     from lookalike.neighbors.search import nearest_neighbors as nearest_neighbors
     from lookalike.workflow.mining import MiningResult as MiningResult
     from lookalike.workflow.mining import mine as mine
@@ -43,10 +44,12 @@ _HOMES = {
         "ImagesFailed",
         "LookalikeError",
         "MissingDependency",
+        "SearchError",
         "TableError",
         "VectorError",
     ),
-    "lookalike.neighbors.search": ("Neighbors", "nearest_neighbors"),
+    "lookalike.neighbors.base": ("Neighbors",),
+    "lookalike.neighbors.search": ("nearest_neighbors",),
     "lookalike.workflow.mining": ("MiningResult", "mine"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,6 +10,7 @@ A user's mistake ends in one of these; anything else that escapes is a bug in lo
     │   └── VectorError         an embedding column holds something that is not a vector
     ├── EncoderError            a model cannot be loaded or is not what the user named
     │   └── EncoderMismatch     two tables were written by different encoders
+    ├── SearchError             a search failed its own check
     ├── ImagesFailed            images could not be embedded and the run may not go on without them
     └── MissingDependency       an optional package is needed; names the extra that brings it
 """
@@ -50,6 +51,10 @@ class TableError(LookalikeError):
 
 class VectorError(TableError):
     """An embedding column holds nulls, ragged or empty vectors, or values that are not finite."""
+
+
+class SearchError(LookalikeError):
+    """The neighbours that were found are not those of brute force: a bug in lookalike or in a device."""
 
 
 class EncoderError(LookalikeError):

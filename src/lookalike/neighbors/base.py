@@ -45,6 +45,15 @@ class Found(NamedTuple):
     rows: Rows
     widened: npt.NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, targets: int, k: int) -> Found:
+        """Nothing yet."""
+        return cls(np.full((targets, k), np.inf), np.full((targets, k), -1, np.int64), np.zeros(targets, np.bool_))
+
+    def at(self, part: slice) -> Found:
+        """Views of some targets."""
+        return Found(self.distances[part], self.rows[part], self.widened[part])
+
 
 class Finder(Protocol):
     """Finds the k nearest sources of some targets, on one device, while the sources pass by."""

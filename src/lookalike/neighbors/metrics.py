@@ -10,14 +10,18 @@ u being half the machine epsilon.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
-Float64s = npt.NDArray[np.float64]
+from lookalike.neighbors import kernels
+from lookalike.neighbors.base import Float64s, Floats, Rows
+from lookalike.neighbors.threads import in_parts
 
+#: Values gathered at a time for float64 distances (16 MB for both sides).
+_GATHER = 1_000_000
 #: Squared norms outside these are computed again in float64: float32 would over- or underflow.
 _SAFE_SQUARES = (1e-25, 1e30)
 #: Magnitudes up to here can be scored in float32 without overflow, squares and sums included.
@@ -34,28 +38,40 @@ class Prepared:
         rows x dimension, in the type that scores are computed in.
     magnitude:
         Per row, what the error bound of a score is proportional to.
+    scale:
+        Per row of a block of sources, multiplied with its scores; None for 1.
     offset:
-        Per row, added to a score, in float64; None where the metric has none.
+        Per row of a block of sources, added to its scores then, in the type of the scores; None for 0.
     """
 
     vectors: Floats
     magnitude: Float64s
+    scale: Floats | None = None
     offset: Float64s | None = None
 
 
 class Metric(ABC):
-    """One metric; stateless."""
+    """One metric; stateless.
+
+    Attributes
+    ----------
+    measure:
+        The kernel for exact distances of pairs of float32 vectors.
+    """
+
+    measure: Callable[..., None]
 
     @abstractmethod
     def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
-        """Make a block of targets or sources ready for `scores`; `wide` has them scored in float64."""
+        """Make a block of sources ready for scoring; `wide` has them scored in float64."""
 
-    def scores(self, targets: Prepared, sources: Prepared) -> Floats:
-        """Scores (targets x sources); larger is nearer."""
-        scores: Floats = targets.vectors @ sources.vectors.T
-        if sources.offset is not None:
-            scores += sources.offset.astype(scores.dtype)
-        return scores
+    def prepare_targets(self, vectors: Floats, *, wide: bool = False) -> Prepared:
+        """The same for targets. Scores mean the same in either precision."""
+        return self.prepare(vectors, wide=wide)
+
+    def product(self, targets: Floats, sources: Floats, scores: Floats) -> None:
+        """What scores begin with, before scale and offset (targets x sources); larger is nearer."""
+        np.matmul(targets, sources.T, out=scores)
 
     @abstractmethod
     def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
@@ -70,24 +86,31 @@ class Metric(ABC):
 
 
 class Cosine(Metric):
-    """1 - cos, from 0 to 2. A zero vector has distance 1 to everything."""
+    """1 - cos, from 0 to 2. A zero vector has distance 1 to everything. Scored as t.s / |s|."""
+
+    measure = staticmethod(kernels.measure_cosine)
 
     def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
-        """Unit vectors."""
+        """The vectors with 1 / norm as their scale; as unit vectors where float32 could not square them."""
         if wide:
             return Prepared(_units(vectors.astype(np.float64)), np.ones(len(vectors)))
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             single = vectors.astype(np.float32, copy=False)
             squares = np.einsum("ij,ij->i", single, single)
         extreme = ~((squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1]))
-        norms = np.sqrt(np.where(extreme, np.float32(1), squares))
-        units = single * (np.float32(1) / norms)[:, None]
         if extreme.any():
-            units[extreme] = _units(vectors[extreme].astype(np.float64))
-        return Prepared(units, np.ones(len(units)))
+            single = single.copy()
+            single[extreme] = _units(vectors[extreme].astype(np.float64))
+            squares[extreme] = 1
+        return Prepared(single, np.ones(len(single)), np.float32(1) / np.sqrt(squares))
+
+    def prepare_targets(self, vectors: Floats, *, wide: bool = False) -> Prepared:
+        """Unit vectors."""
+        units = _units(vectors.astype(np.float64))
+        return Prepared(units if wide else units.astype(np.float32), np.ones(len(units)))
 
     def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
-        """Rounding of the sum (d u), of both norms (d u together), of both divisions."""
+        """Rounding of the sum (d u), of the norm (d u), of division and scaling."""
         dimension = targets.vectors.shape[1]
         kind = np.result_type(targets.vectors, sources.vectors)
         return np.full(len(targets.vectors), 2 * _sum_error(dimension + 8, kind))
@@ -107,12 +130,13 @@ class Cosine(Metric):
 class Euclidean(Metric):
     """The L2 distance. Scored as t.s - |s|^2 / 2, which orders sources as the distance does."""
 
+    measure = staticmethod(kernels.measure_euclidean)
+
     def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
         """The vectors as they are, their norms, and -|s|^2 / 2."""
         vectors = vectors.astype(np.float64, copy=False) if wide else _in_safe_type(vectors)
-        # Summed in float64: the offset must be right to one rounding.
-        squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-        return Prepared(vectors, np.sqrt(squares), -0.5 * squares)
+        squares = _squares(vectors)
+        return Prepared(vectors, np.sqrt(squares), offset=-0.5 * squares)
 
     def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
         """Rounding of the product, of the offset and of their sum; and underflow."""
@@ -120,7 +144,7 @@ class Euclidean(Metric):
         kind = np.result_type(targets.vectors, sources.vectors)
         largest = float(sources.magnitude.max(initial=0.0))
         size = targets.magnitude * largest + largest**2
-        bound: Float64s = _sum_error(dimension + 4, kind) * size + (dimension + 4) * float(np.finfo(kind).tiny)
+        bound: Float64s = _sum_error(dimension + 6, kind) * size + (dimension + 6) * float(np.finfo(kind).tiny)
         return bound
 
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
@@ -130,29 +154,51 @@ class Euclidean(Metric):
         return distances
 
 
+class InnerProduct(Metric):
+    """Minus the inner product, so that the largest product is nearest. Scored as t.s."""
+
+    measure = staticmethod(kernels.measure_inner_product)
+
+    def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
+        """The vectors as they are, and their norms."""
+        vectors = vectors.astype(np.float64, copy=False) if wide else _in_safe_type(vectors)
+        return Prepared(vectors, np.sqrt(_squares(vectors)))
+
+    def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
+        """Rounding of the product; and underflow."""
+        dimension = targets.vectors.shape[1]
+        kind = np.result_type(targets.vectors, sources.vectors)
+        size = targets.magnitude * float(sources.magnitude.max(initial=0.0))
+        bound: Float64s = _sum_error(dimension + 4, kind) * size + (dimension + 4) * float(np.finfo(kind).tiny)
+        return bound
+
+    def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
+        """See `Metric.distances`."""
+        distances: Float64s = -(targets * sources).sum(axis=1)
+        return distances
+
+
 class Manhattan(Metric):
     """The L1 distance; the score is its negative."""
+
+    measure = staticmethod(kernels.measure_manhattan)
 
     def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
         """The vectors as they are, and their L1 norms."""
         vectors = vectors.astype(np.float64, copy=False) if wide else _in_safe_type(vectors)
         return Prepared(vectors, np.abs(vectors).sum(axis=1, dtype=np.float64))
 
-    def scores(self, targets: Prepared, sources: Prepared) -> Floats:
-        """Negative L1 distances, by torch's threaded kernel: NumPy would need a targets x sources x d array."""
-        import torch
-
-        kind = np.result_type(targets.vectors, sources.vectors)
-        left, right = (np.ascontiguousarray(side.vectors, kind) for side in (targets, sources))
-        scores: Floats = torch.cdist(torch.from_numpy(left), torch.from_numpy(right), p=1).numpy()
-        return np.negative(scores, out=scores)
+    def product(self, targets: Floats, sources: Floats, scores: Floats) -> None:
+        """Negative L1 distances."""
+        targets, sources = (np.ascontiguousarray(side, scores.dtype) for side in (targets, sources))
+        in_parts(lambda part: kernels.manhattan(targets[part], sources, scores[part]), len(targets))
 
     def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
         """Rounding of the differences and of their sum."""
         dimension = targets.vectors.shape[1]
         kind = np.result_type(targets.vectors, sources.vectors)
         size = targets.magnitude + float(sources.magnitude.max(initial=0.0))
-        bound: Float64s = _sum_error(dimension + 2, kind) * size + dimension * float(np.finfo(kind).tiny)
+        bound: Float64s = _sum_error(dimension + 4, kind) * size + dimension * float(np.finfo(kind).tiny)
         return bound
 
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
@@ -161,7 +207,37 @@ class Manhattan(Metric):
         return distances
 
 
-METRICS: dict[str, Metric] = {"cosine": Cosine(), "euclidean": Euclidean(), "manhattan": Manhattan()}
+METRICS: dict[str, Metric] = {
+    "cosine": Cosine(),
+    "euclidean": Euclidean(),
+    "manhattan": Manhattan(),
+    "inner_product": InnerProduct(),
+}
+
+
+def pair_distances(metric: Metric, targets: Floats, sources: Floats, target_rows: Rows, source_rows: Rows) -> Float64s:
+    """Exact distances of pairs of rows, in float64."""
+    distances = np.empty(len(target_rows))
+    if targets.dtype == sources.dtype == np.float32:
+        in_parts(
+            lambda part: metric.measure(targets, sources, target_rows[part], source_rows[part], distances[part]),
+            len(distances),
+        )
+        return distances
+    # Squares of float64 values can leave float64: NumPy's way scales them.
+    step = max(1, _GATHER // targets.shape[1])
+    for first in range(0, len(distances), step):
+        part = slice(first, first + step)
+        left = targets[target_rows[part]].astype(np.float64)
+        right = sources[source_rows[part]].astype(np.float64)
+        distances[part] = metric.distances(left, right)
+    return distances
+
+
+def _squares(vectors: Floats) -> Float64s:
+    """Squared norms, summed in float64: an offset must be right to one rounding."""
+    squares: Float64s = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return squares
 
 
 def _sum_error(terms: int, kind: npt.DTypeLike) -> float:

@@ -1,310 +1,291 @@
-"""Exact k nearest neighbours by blocks: one matrix product, a scan, and float64 for the few that matter.
+"""Exact k nearest neighbours, in bounded memory.
 
-For every block of sources: score it against all targets in float32; look only at the maximum of each group of
-columns; where a maximum could still be among the k best, take the group's members as candidates. A candidate
-is dropped only when its score plus the error bound is below the k-th best score minus the error bound, so no
-true neighbour is ever lost. Where float32 cannot tell the sources of a block apart (a pool of images that are all
-alike), the block is scored in float64. At the end the candidates, a few more than k a target, are measured in float64
-and sorted by (distance, source row). The result is that of float64 brute force.
+The sources pass by in chunks, as large as the memory limit allows; `finder` and `cuda` say how the neighbours of a
+target are found on the way. Targets that do not fit go in groups, with one pass over the sources each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lookalike.config.schemas import NearestNeighborsConfig
 from lookalike.errors import ConfigError, VectorError
-from lookalike.neighbors.metrics import METRICS, Float64s, Floats, Metric, Prepared
+from lookalike.neighbors.base import Finder, Floats, Found, Neighbors, Rows
+from lookalike.neighbors.certificate import SPOT_CHECKS, Certificate, SpotCheck
+from lookalike.neighbors.finder import CpuFinder
+from lookalike.neighbors.metrics import METRICS
+from lookalike.neighbors.sides import Side, check_values, open_side
 from lookalike.progress import progress
+from lookalike.tables.embedding_stream import Chunk, label_codes
 
-Rows = npt.NDArray[np.int64]
+_Config = NearestNeighborsConfig
 
-#: Sources and targets scored at a time: their scores (8 MB in float32) stay near the processor.
-_SOURCE_BLOCK = 4096
-_TARGET_BLOCK = 512
-#: Groups that a block's columns are dealt to, like cards: column c is in group c mod 256. A maximum over them is a
-#: few passes over long rows, which is fast, and rows that follow each other (often alike) fall into many groups.
-_GROUPS = 256
-#: Candidates held for a block of targets before they are decided; bounds the memory of pools full of twins.
-_MAX_CANDIDATES = 2_000_000
-#: Values gathered at a time for float64 distances (16 MB for both sides).
-_GATHER = 1_000_000
-#: Scores that may be candidates, as a share of a block, before it is scored again in float64.
-_CROWDED = 0.02
-#: Beyond this, a distance could leave float32.
-_LARGEST = 1e34
-
-
-class Neighbors(NamedTuple):
-    """The nearest sources of every target.
-
-    Attributes
-    ----------
-    distances:
-        targets x k, float32, ascending along a row.
-    rows:
-        targets x k, int64, rows of the source; equal distances are in ascending order of the row.
-    """
-
-    distances: npt.NDArray[np.float32]
-    rows: Rows
+#: Bytes that a search may take by default, beside arrays that it is given.
+MEMORY_LIMIT = 2 << 30
+#: The least limit: below, blocks would be too small to be fast.
+_LEAST_LIMIT = 128 << 20
+#: A chunk of sources has this share of the limit: one is used, one is read, and one holds what of it may be searched.
+_CHUNK_SHARE = 6
+#: The targets of a group and what is known of them have this share.
+_TARGET_SHARE = 3
+#: The largest float32.
+_MOST = float(np.finfo(np.float32).max)
 
 
 def nearest_neighbors(
-    target: Floats, source: Floats, k: int, metric: str = NearestNeighborsConfig.knn_metric
+    target: Any,
+    source: Any,
+    k: int,
+    metric: str = _Config.knn_metric,
+    *,
+    within_label: bool = False,
+    target_labels: Any = None,
+    source_labels: Any = None,
+    excluded: npt.NDArray[np.bool_] | None = None,
+    target_column: str = _Config.target_embed_column_name,
+    source_column: str = _Config.source_embed_column_name,
+    device: str = "auto",
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Neighbors:
     """Find the k nearest sources of every target, exactly.
 
     Parameters
     ----------
-    target:
-        targets x dimension; float16, float32 or float64.
-    source:
-        sources x dimension.
+    target, source:
+        rows x dimension: an array or a tensor (float16, float32 or float64), an `EmbeddingTable`, or the path of an
+        embedding table (a parquet file, or a folder of them), which is read chunk by chunk.
     k:
         Neighbours a target; at most the number of sources are returned.
     metric:
-        ``euclidean``, ``cosine`` (1 - cos) or ``manhattan``.
+        ``euclidean``, ``cosine`` (1 - cos), ``manhattan``, or ``inner_product`` (minus the product: the largest is
+        nearest).
+    within_label:
+        Search for every target among the sources of its label only. Labels are compared as text, without case.
+    target_labels, source_labels:
+        One a row, where a side is an array; a table's are its column ``label``.
+    excluded:
+        One value a source: those that are true are never returned, so that k others are.
+    target_column, source_column:
+        Embedding columns, where a side is a path.
+    device:
+        ``auto`` or ``cpu``.
+    memory_limit:
+        Bytes that the search may take, beside what the caller holds. Default 2 GiB.
 
     Returns
     -------
     Neighbors
-        Distances and rows, targets x min(k, sources).
+        Distances and rows, targets x min(k, sources). A target with fewer sources (of its label) has rows of -1 at
+        infinite distance at the end.
 
     Raises
     ------
     ConfigError
-        When `k` is below 1 or the metric is unknown.
+        When a setting cannot be right.
+    TableError
+        When a table cannot be read.
     VectorError
         When a side is not a matrix, dimensions differ, or values are not finite or beyond 1e34.
     """
-    if k < 1:
-        raise ConfigError(f"k={k} is not possible", hint="k must be at least 1")
-    if metric not in METRICS:
-        raise ConfigError(f"metric={metric!r} is not possible", hint=f"use one of: {', '.join(METRICS)}")
-    target, source = _checked(target, "target"), _checked(source, "source")
-    if target.shape[1] != source.shape[1]:
-        raise VectorError(
-            f"targets have {target.shape[1]} dimensions, sources {source.shape[1]}",
-            hint="embed both sides with one encoder",
-        )
-    k = min(k, len(source))
-    measure = METRICS[metric]
-    blocks = [
-        _TargetBlock(first, target[first : first + _TARGET_BLOCK], measure, k)
-        for first in range(0, len(target), _TARGET_BLOCK)
-    ]
-    with progress("searching", len(source), "vectors") as advance:
-        for first in range(0, len(source), _SOURCE_BLOCK):
-            sources = _Sides(source[first : first + _SOURCE_BLOCK], measure)
-            for block in blocks:
-                block.scan(sources, first)
-                held = sum(other.candidate_count for other in blocks)
-                if held > max(_MAX_CANDIDATES, 4 * len(target) * k):
-                    for other in blocks:
-                        other.decide(target, source)
-            advance(min(first + _SOURCE_BLOCK, len(source)))
-    distances = np.empty((len(target), k), np.float32)
-    rows = np.empty((len(target), k), np.int64)
-    for block in blocks:
-        part = slice(block.first, block.first + len(block.best))
-        distances[part], rows[part] = block.decide(target, source)
-    return Neighbors(distances, rows)
+    wanted = Search(k, metric, within_label, excluded, device, memory_limit)
+    sides = (
+        open_side(target, "target", target_column, target_labels),
+        open_side(source, "source", source_column, source_labels),
+    )
+    return search(*sides, wanted).neighbors
 
 
-@dataclass
-class _Candidates:
-    """Pairs that may be among the k best: target (within the block), source row, score plus margin."""
-
-    targets: Rows
-    rows: Rows
-    uppers: npt.NDArray[np.float64]
-
-    def __getitem__(self, index: npt.NDArray[np.generic]) -> _Candidates:
-        """The candidates at an index or mask."""
-        return _Candidates(self.targets[index], self.rows[index], self.uppers[index])
-
-
-class _Sides:
-    """A block of vectors, prepared for scoring in float32 and, where that is needed, in float64."""
-
-    def __init__(self, vectors: Floats, measure: Metric) -> None:
-        self._vectors = vectors
-        self._measure = measure
-        self.single = measure.prepare(vectors)
-
-    @cached_property
-    def wide(self) -> Prepared:
-        """Prepared for scoring in float64."""
-        return self._measure.prepare(self._vectors, wide=True)
-
-
-@dataclass
-class _TargetBlock:
-    """What is known so far of some consecutive targets.
+@dataclass(frozen=True)
+class Search:
+    """What to search for; the fields are those of `nearest_neighbors`.
 
     Attributes
     ----------
-    first:
-        Row of the first target.
-    vectors:
-        The targets.
-    measure:
-        The metric.
-    k:
-        Neighbours wanted.
-    best:
-        targets x k: lower bounds (score minus margin) of the k best scores seen so far.
-    candidates:
-        Parts, one or more a source block.
+    certified:
+        Whether some targets are searched again by brute force.
     """
 
-    first: int
-    vectors: Floats
-    measure: Metric
     k: int
-    best: npt.NDArray[np.float64] = field(init=False)
-    candidates: list[_Candidates] = field(init=False, default_factory=list)
-    candidate_count: int = field(init=False, default=0)
+    metric: str
+    within_label: bool = False
+    excluded: npt.NDArray[np.bool_] | None = None
+    device: str = "auto"
+    memory_limit: int = MEMORY_LIMIT
+    certified: bool = False
 
-    def __post_init__(self) -> None:
-        self.best = np.full((len(self.vectors), self.k), -np.inf)
-        self.targets = _Sides(self.vectors, self.measure)
-
-    def scan(self, sources: _Sides, first_row: int) -> None:
-        """Take the candidates of one block of sources."""
-        targets, columns, found, margin = self._hits(self.targets.single, sources.single)
-        crowded = max(_CROWDED * len(self.best) * len(sources.single.vectors), 4 * self.best.size)
-        if targets.size > crowded:
-            targets, columns, found, margin = self._hits(self.targets.wide, sources.wide)
-        if not targets.size:
-            return
-        self.best = _merge_best(self.best, targets, found - margin[targets])
-        upper = found + margin[targets]
-        keep = upper >= self.best.min(axis=1)[targets]
-        self.candidates.append(_Candidates(targets[keep], columns[keep] + first_row, upper[keep]))
-        self.candidate_count += int(keep.sum())
-
-    def _hits(self, targets: Prepared, sources: Prepared) -> tuple[Rows, Rows, Float64s, Float64s]:
-        """Target, column and score of what may be among the k best, and the margin of each target."""
-        scores = self.measure.scores(targets, sources)
-        margin = self.measure.margin(targets, sources)
-        maxima = _group_maxima(scores)
-        floor = self.best.min(axis=1)
-        if np.isneginf(floor).any():
-            # Too few sources seen: the k-th largest group maximum, too, bounds the k-th best from below.
-            floor = _largest(np.hstack([self.best, maxima - margin[:, None]]), self.k).min(axis=1)
-        # Rounded towards minus infinity: a threshold must never rise by its own rounding.
-        threshold = np.nextafter((floor - margin).astype(scores.dtype), -np.inf, dtype=scores.dtype)
-        rows, columns = _members(scores, maxima, threshold)
-        return rows, columns, scores[rows, columns].astype(np.float64), margin
-
-    def decide(self, target: Floats, source: Floats) -> tuple[npt.NDArray[np.float64], Rows]:
-        """Measure the candidates in float64 and keep the k best of each target.
-
-        Returns
-        -------
-        tuple
-            Distances and rows, targets x k. Complete only when every source was scanned and k is at most
-            their number.
-        """
-        joined = _Candidates(
-            np.concatenate([part.targets for part in self.candidates]),
-            np.concatenate([part.rows for part in self.candidates]),
-            np.concatenate([part.uppers for part in self.candidates]),
-        )
-        joined = joined[joined.uppers >= self.best.min(axis=1)[joined.targets]]
-        distances = _pair_distances(self.measure, target, source, joined.targets + self.first, joined.rows)
-        order = np.lexsort((joined.rows, distances, joined.targets))
-        order = order[_position_in_run(joined.targets[order]) < self.k]
-        self.candidates = [joined[order]]
-        self.candidate_count = len(order)
-        shape = (len(self.best), -1)
-        if len(order) != self.best.size:  # not every target has k candidates yet
-            return np.empty((0, self.k)), np.empty((0, self.k), np.int64)
-        return distances[order].reshape(shape), joined.rows[order].reshape(shape)
+    def check(self, target: Side, source: Side) -> None:
+        """Refuse what cannot be right."""
+        if self.k < 1:
+            raise ConfigError(f"k={self.k} is not possible", hint="k must be at least 1")
+        if self.metric not in METRICS:
+            raise ConfigError(f"metric={self.metric!r} is not possible", hint=f"use one of: {', '.join(METRICS)}")
+        if self.memory_limit < _LEAST_LIMIT:
+            raise ConfigError(f"memory_limit={self.memory_limit} is too small", hint=f"give at least {_LEAST_LIMIT}")
+        if self.device not in ("auto", "cpu"):
+            raise ConfigError(f"device={self.device!r} is not possible for a search", hint="use auto or cpu")
+        if target.dimension != source.dimension:
+            raise VectorError(
+                f"targets have {target.dimension} dimensions, sources {source.dimension}",
+                hint="embed both sides with one encoder",
+            )
+        if self.excluded is not None and self.excluded.shape != (source.rows,):
+            raise ConfigError(
+                f"excluded has shape {self.excluded.shape}, and there are {source.rows} sources",
+                hint="give one value a source",
+            )
+        for name, side in (("target", target), ("source", source)) if self.within_label else ():
+            if not side.has_labels:
+                raise ConfigError(f"within_label needs labels, and the {name} side has none", where=side.name)
 
 
-def _checked(vectors: Floats, side: str) -> Floats:
-    """One side of a search as a finite float32 or float64 matrix."""
-    matrix = np.asarray(vectors)
-    if matrix.ndim != 2 or not matrix.shape[1] or not len(matrix):
-        raise VectorError(f"{side} has shape {matrix.shape}; rows x dimension is needed, with at least one row")
-    if matrix.dtype not in (np.float32, np.float64):
-        matrix = matrix.astype(np.float32 if matrix.dtype == np.float16 else np.float64)
-    # Two reductions instead of isfinite over a copy: a NaN or infinity shows in the minimum or the maximum.
-    low, high = matrix.min(), matrix.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        rows = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-        raise VectorError(f"{side} has NaN or infinity, first in rows {rows[:5].tolist()} (from 0)")
-    if max(-float(low), float(high)) > _LARGEST:
-        raise VectorError(f"{side} has values beyond {_LARGEST:g}", hint="scale the vectors down")
-    return matrix
+class Searched(NamedTuple):
+    """What a search gives.
+
+    Attributes
+    ----------
+    neighbors:
+        The result.
+    certificate:
+        How it was found.
+    zeros:
+        Zero vectors among the targets and among the sources.
+    """
+
+    neighbors: Neighbors
+    certificate: Certificate
+    zeros: tuple[int, int]
 
 
-def _group_maxima(scores: Floats) -> Floats:
-    """The maximum of each group of columns."""
-    count = scores.shape[1]
-    groups = min(_GROUPS, count)
-    whole = count // groups * groups
-    maxima: Floats = scores[:, :whole].reshape(len(scores), -1, groups).max(axis=1)
-    rest = scores[:, whole:]
-    np.maximum(maxima[:, : rest.shape[1]], rest, out=maxima[:, : rest.shape[1]])
-    return maxima
+def search(target: Side, source: Side, wanted: Search) -> Searched:
+    """Find the neighbours of all targets, group by group.
+
+    Raises
+    ------
+    ConfigError, TableError, VectorError
+        As `nearest_neighbors`.
+    SearchError
+        When brute force finds other neighbours for a target that is checked.
+    """
+    wanted.check(target, source)
+    k = min(wanted.k, source.rows)
+    wanted = replace(wanted, k=max(k, 1))
+    found = Found.of(target.rows, k)
+    checked = _spots(target.rows) if wanted.certified and k else np.empty(0, np.int64)
+    codes: dict[str, int] = {}
+    zero_targets = zero_sources = 0
+    each = target.dimension * np.dtype(target.dtype).itemsize + CpuFinder.bytes_of_target(target.dimension, wanted.k)
+    groups = target.chunks(max(1, wanted.memory_limit // _TARGET_SHARE // each), labels=wanted.within_label)
+    for group in groups if k else ():
+        check_values(group.vectors, target.name, group.first)
+        zero_targets += _zeros(group.vectors)
+        part = slice(group.first, group.first + len(group.vectors))
+        spots = checked[(checked >= part.start) & (checked < part.stop)]
+        routes = _routes(group, spots - part.start, wanted, codes)
+        zero_sources = _pass_by(source, routes, wanted, codes)
+        for route in routes:
+            route.give(found.at(part))
+    neighbors = Neighbors(found.distances.astype(np.float32), found.rows)
+    if np.isinf(neighbors.distances[found.rows >= 0]).any():
+        raise VectorError("distances are beyond float32", where=source.name, hint="scale the vectors down")
+    certificate = Certificate(target.rows, int(found.widened.sum()), "fp32", len(checked))
+    return Searched(neighbors, certificate, (zero_targets, zero_sources))
 
 
-def _members(scores: Floats, maxima: Floats, threshold: Floats) -> tuple[Rows, Rows]:
-    """Targets and columns of the scores that reach their target's threshold, found through the maxima."""
-    count, groups = scores.shape[1], maxima.shape[1]
-    targets, hit_groups = np.nonzero(maxima >= threshold[:, None])
-    columns = hit_groups[:, None] + np.arange(0, count, groups)
-    inside = columns < count
-    found = scores[targets[:, None], np.where(inside, columns, 0)]
-    hit, position = np.nonzero((found >= threshold[targets][:, None]) & inside)
-    return targets[hit], columns[hit, position]
+@dataclass
+class _Route:
+    """The targets of one label, or all of a group, and who searches for them.
+
+    Attributes
+    ----------
+    code:
+        Of the label, or None where labels do not matter.
+    targets:
+        Their rows in the group.
+    finder:
+        Finds their neighbours.
+    spots:
+        Which of them are checked, and by whom.
+    """
+
+    code: int | None
+    targets: Rows
+    finder: Finder
+    spots: Rows
+    check: SpotCheck | None = field(default=None)
+
+    def see(self, vectors: Floats, rows: Rows) -> None:
+        """Let those who search see sources."""
+        self.finder.see(vectors, rows)
+        if self.check is not None:
+            self.check.see(vectors, rows)
+
+    def give(self, group: Found) -> None:
+        """Write what was found into the arrays of the group; check it first."""
+        found = self.finder.finish()
+        if self.check is not None:
+            self.check.compare(found, self.spots)
+        group.distances[self.targets], group.rows[self.targets] = found.distances, found.rows
+        group.widened[self.targets] = found.widened
 
 
-def _merge_best(
-    best: npt.NDArray[np.float64], targets: Rows, lowers: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """The k largest of each row's values and of the new ones that belong to it."""
-    k = best.shape[1]
-    order = np.lexsort((-lowers, targets))
-    position = _position_in_run(targets[order])
-    order, position = order[position < k], position[position < k]
-    new = np.full((len(best), int(position.max()) + 1), -np.inf)
-    new[targets[order], position] = lowers[order]
-    return _largest(np.hstack([best, new]), k)
+def _routes(group: Chunk, spots: Rows, wanted: Search, codes: dict[str, int]) -> list[_Route]:
+    """One route for a group of targets, or one for each of their labels."""
+    members: list[tuple[int | None, Rows]] = [(None, np.arange(len(group.vectors)))]
+    if wanted.within_label:
+        own = np.concatenate([label_codes(piece, codes, learn=True) for piece in group.labels])
+        members = [(int(code), np.flatnonzero(own == code)) for code in np.unique(own)]
+    routes = []
+    for code, rows in members:
+        vectors = group.vectors if len(rows) == len(group.vectors) else group.vectors[rows]
+        places = np.flatnonzero(np.isin(rows, spots))
+        check = SpotCheck(vectors[places], wanted.metric, wanted.k) if len(places) else None
+        routes.append(_Route(code, rows, CpuFinder(vectors, wanted.metric, wanted.k), places, check))
+    return routes
 
 
-def _largest(values: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
-    """The k largest values of each row, in no order."""
-    if values.shape[1] <= k:
-        return values
-    return np.partition(values, values.shape[1] - k, axis=1)[:, -k:]
+def _pass_by(source: Side, routes: list[_Route], wanted: Search, codes: dict[str, int]) -> int:
+    """Let all sources pass by; return how many of them are zero vectors."""
+    zeros = 0
+    size = max(4096, wanted.memory_limit // _CHUNK_SHARE // (source.dimension * np.dtype(source.dtype).itemsize))
+    with progress("searching", source.rows, "vectors") as advance:
+        for chunk in source.chunks(size, labels=wanted.within_label):
+            check_values(chunk.vectors, source.name, chunk.first)
+            zeros += _zeros(chunk.vectors)
+            for route, vectors, rows in _shares(chunk, routes, wanted, codes):
+                route.see(vectors, rows)
+            advance(chunk.first + len(chunk.vectors))
+    return zeros
 
 
-def _position_in_run(values: Rows) -> Rows:
-    """For sorted values: how many equal ones stand before each."""
-    index = np.arange(len(values))
-    starts = np.r_[True, values[1:] != values[:-1]] if len(values) else np.empty(0, np.bool_)
-    return index - np.maximum.accumulate(np.where(starts, index, 0))
+def _shares(
+    chunk: Chunk, routes: list[_Route], wanted: Search, codes: dict[str, int]
+) -> Iterator[tuple[_Route, Floats, Rows]]:
+    """The sources of a chunk that each route may return: vectors, and rows in the pool."""
+    allowed = np.ones(len(chunk.vectors), np.bool_)
+    if wanted.excluded is not None:
+        allowed = ~wanted.excluded[chunk.first : chunk.first + len(chunk.vectors)]
+    own = None
+    if wanted.within_label:
+        own = np.concatenate([label_codes(piece, codes, learn=False) for piece in chunk.labels])
+    for route in routes:
+        places = np.flatnonzero(allowed if own is None else allowed & (own == route.code))
+        if len(places) == len(chunk.vectors):
+            yield route, chunk.vectors, chunk.first + places
+        elif len(places):
+            yield route, chunk.vectors[places], chunk.first + places
 
 
-def _pair_distances(
-    measure: Metric, target: Floats, source: Floats, target_rows: Rows, source_rows: Rows
-) -> npt.NDArray[np.float64]:
-    """Float64 distances of pairs, gathered a bounded number of values at a time."""
-    distances = np.empty(len(target_rows))
-    step = max(1, _GATHER // target.shape[1])
-    for first in range(0, len(target_rows), step):
-        part = slice(first, first + step)
-        left = target[target_rows[part]].astype(np.float64)
-        right = source[source_rows[part]].astype(np.float64)
-        distances[part] = measure.distances(left, right)
-    return distances
+def _spots(targets: int) -> Rows:
+    """Targets to check: drawn at random, the same ones every time."""
+    return np.sort(np.random.default_rng(0).choice(targets, min(SPOT_CHECKS, targets), replace=False))
+
+
+def _zeros(vectors: Floats) -> int:
+    """How many vectors are zero: those that begin with 0 are looked at."""
+    begin = np.flatnonzero(vectors[:, 0] == 0)
+    return int((~vectors[begin].any(axis=1)).sum())

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: Key of the schema metadata that holds the encoder identity.
 METADATA_KEY = b"lookalike"
 #: Rows read at a time: bounds what reading holds beside the matrix (64 MB at 1,024 float32 dimensions).
-_READ_ROWS = 16_384
+READ_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def read_embedding_table(path: str, column: str) -> EmbeddingTable:
         builder = MatrixBuilder(scalars.num_rows, np.float64 if wide else np.float32, where)
         for file in parts.files:
             with pq.ParquetFile(file) as reader:
-                for batch in reader.iter_batches(_READ_ROWS, columns=[column], use_threads=False):
+                for batch in reader.iter_batches(READ_ROWS, columns=[column], use_threads=False):
                     builder.add(batch.column(0))
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"cannot be read: {error}", where=path, hint="check that the file is whole") from error

@@ -47,14 +47,26 @@ class MatrixBuilder:
         Of the matrix: float32 or float64.
     where:
         File and column, for messages.
+    first:
+        Row of the first vector in the whole table, for messages.
+    dimension:
+        Of the vectors; that of the first one if not given.
     """
 
-    def __init__(self, rows: int, dtype: type[np.float32] | type[np.float64], where: str) -> None:
+    def __init__(
+        self,
+        rows: int,
+        dtype: type[np.float32] | type[np.float64],
+        where: str,
+        first: int = 0,
+        dimension: int | None = None,
+    ) -> None:
         self.rows = rows
         self.dtype = dtype
         self.where = where
+        self.first = first
         self.filled = 0
-        self.matrix: Matrix | None = None
+        self.matrix: Matrix | None = None if dimension is None else np.empty((rows, dimension), dtype)
 
     def add(self, chunk: pa.Array) -> None:
         """Append one Arrow list array.
@@ -94,7 +106,7 @@ class MatrixBuilder:
     def _refuse(self, bad: npt.NDArray[np.bool_], what: str, hint: str) -> None:
         rows = np.flatnonzero(bad)
         if rows.size:
-            first = (rows[:5] + self.filled).tolist()
+            first = (rows[:5] + self.first + self.filled).tolist()
             raise VectorError(
                 f"{what}, {rows.size} in this part of the table; first rows (from 0): {first}",
                 where=self.where,

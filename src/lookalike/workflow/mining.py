@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from lookalike.config.schemas import FALSE_WORDS, TRUE_WORDS, NearestNeighborsConfig
 from lookalike.encoders.identity import EncoderIdentity, differences, side_by_side
 from lookalike.errors import EncoderMismatch, VectorError
-from lookalike.neighbors.search import Neighbors, nearest_neighbors
+from lookalike.neighbors.base import Neighbors
+from lookalike.neighbors.search import nearest_neighbors
 from lookalike.reports.summary import MiningCounts, mining_summary
 from lookalike.selection.filters import OUTCOMES, Outcome, Selection, select_pairs
 from lookalike.tables.atomic import atomic_path, check_output

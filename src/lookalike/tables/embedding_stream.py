@@ -1,0 +1,201 @@
+"""An embedding table that is read part by part, for pools that do not fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.errors import TableError, VectorError
+from lookalike.tables.embedding_table import READ_ROWS, Parts
+from lookalike.tables.image_table import check_filepath
+from lookalike.tables.vectors import Matrix, MatrixBuilder, is_vector_type
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some consecutive rows of one side of a search.
+
+    Attributes
+    ----------
+    first:
+        Row of the first.
+    vectors:
+        rows x dimension.
+    labels:
+        The `label` column in pieces, where it was asked for.
+    """
+
+    first: int
+    vectors: Matrix
+    labels: tuple[pa.Array, ...] = ()
+
+
+class EmbeddingStream:
+    """Read an embedding table chunk by chunk.
+
+    Parameters
+    ----------
+    path:
+        A parquet file, or a folder of parquet files, read in the order of their names.
+    column:
+        The embedding column.
+
+    Raises
+    ------
+    TableError
+        When the table is missing or damaged, lacks the column or has no rows.
+    VectorError
+        When the column does not hold lists of numbers.
+
+    Attributes
+    ----------
+    name:
+        The path, as given.
+    rows, dimension, dtype:
+        Of the whole table; float32, or float64 where the file says so.
+    identity_json:
+        The encoder identity as JSON, or None for a table made elsewhere.
+    has_labels:
+        Whether there is a column `label`.
+    """
+
+    def __init__(self, path: str, column: str) -> None:
+        self._parts = Parts.open(path)
+        self._parts.require(column)
+        self._column = column
+        self.name, self.identity_json = path, self._parts.identity_json
+        self.has_labels = any("label" in schema.names for schema in self._parts.schemas)
+        kinds = [schema.field(column).type for schema in self._parts.schemas]
+        if not all(map(is_vector_type, kinds)):
+            raise VectorError(f"holds {kinds[0]}, not lists of numbers", where=self._where)
+        # Tables of doubles keep their precision: the search is exact in what the table says.
+        wide = any(kind.value_type.bit_width > 32 for kind in kinds)
+        self.dtype: type[np.float32] | type[np.float64] = np.float64 if wide else np.float32
+        self.rows = sum(pq.read_metadata(file).num_rows for file in self._parts.files)
+        if not self.rows:
+            raise TableError("has no rows", where=path, hint="check how the table was made")
+        first = MatrixBuilder(1, self.dtype, self._where)
+        first.add(next(self._batches((column,), 1)).column(0)[:1])
+        assert first.matrix is not None
+        self.dimension = first.matrix.shape[1]
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name}, column {self._column!r}"
+
+    def chunks(self, size: int, *, labels: bool = False) -> Iterator[Chunk]:
+        """Read `size` rows at a time; while a chunk is used, the next one is read on a thread.
+
+        Raises
+        ------
+        VectorError
+            When a vector is null, of another length than the first, or not finite.
+        """
+        return _one_ahead(self._chunks(size, labels and self.has_labels))
+
+    def check_filepaths(self) -> None:
+        """Refuse a column `filepath` that is missing or has nulls."""
+        self._parts.require("filepath")
+        for batch in self._batches(("filepath",), READ_ROWS):
+            if batch.num_rows:
+                check_filepath(pa.Table.from_batches([batch]), self.name)
+
+    def pick(self, rows: npt.NDArray[np.int64], columns: tuple[str, ...]) -> pa.Table:
+        """Read other columns of some rows, in ascending order; a column that no file has is left out.
+
+        Parameters
+        ----------
+        rows:
+            Ascending and distinct.
+        columns:
+            Their names.
+        """
+        there = tuple(name for name in columns if any(name in schema.names for schema in self._parts.schemas))
+        picked, first = [], 0
+        for batch in self._batches(there, READ_ROWS):
+            begin, end = np.searchsorted(rows, (first, first + batch.num_rows))
+            if end > begin:
+                picked.append(pa.Table.from_batches([batch.take(pa.array(rows[begin:end] - first))]))
+            first += batch.num_rows
+        if not picked:
+            picked = [pa.table({name: pa.array([], pa.string()) for name in there})]
+        try:
+            return pa.concat_tables(picked, promote_options="permissive")
+        except pa.ArrowTypeError as error:
+            raise TableError(f"its files cannot be read as one table: {error}", where=self.name) from error
+
+    def _chunks(self, size: int, with_labels: bool) -> Iterator[Chunk]:
+        columns = (self._column, "label") if with_labels else (self._column,)
+        first, builder = 0, None
+        labels: list[pa.Array] = []
+        for batch in self._batches(columns, min(size, READ_ROWS)):
+            start = 0
+            while start < batch.num_rows:
+                if builder is None:
+                    rows = min(size, self.rows - first)
+                    builder = MatrixBuilder(rows, self.dtype, self._where, first, self.dimension)
+                part = batch.slice(start, builder.rows - builder.filled)
+                builder.add(part.column(0))
+                if with_labels:
+                    labels.append(part.column(1))
+                start += part.num_rows
+                if builder.filled == builder.rows:
+                    assert builder.matrix is not None
+                    yield Chunk(first, builder.matrix, tuple(labels))
+                    first, builder, labels = first + builder.rows, None, []
+
+    def _batches(self, columns: tuple[str, ...], rows: int) -> Iterator[pa.RecordBatch]:
+        """Some columns of all files, with nulls where a file lacks one that another has."""
+        try:
+            for file, schema in zip(self._parts.files, self._parts.schemas, strict=True):
+                there = [name for name in columns if name in schema.names]
+                with pq.ParquetFile(file) as reader:
+                    for batch in reader.iter_batches(rows, columns=there, use_threads=False):
+                        arrays = [batch[name] if name in there else pa.nulls(batch.num_rows) for name in columns]
+                        yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise TableError(
+                f"cannot be read: {error}", where=self.name, hint="check that the file is whole"
+            ) from error
+
+
+def label_codes(labels: pa.Array, codes: dict[str, int], *, learn: bool) -> npt.NDArray[np.int64]:
+    """Numbers of labels, which are equal when they agree as text without case and outer blanks.
+
+    Parameters
+    ----------
+    labels:
+        A piece of a column of any plain type.
+    codes:
+        The numbers of what is known.
+    learn:
+        Give new labels numbers; otherwise they get -1.
+    """
+    encoded = labels if pa.types.is_dictionary(labels.type) else labels.dictionary_encode(null_encoding="encode")
+    texts = [str(label).strip().upper() for label in encoded.dictionary.to_pylist()]
+    numbers = [codes.setdefault(text, len(codes)) if learn else codes.get(text, -1) for text in texts]
+    if encoded.indices.null_count:  # a dictionary of the table's own says nothing of its nulls
+        texts.append(str(None).upper())
+        numbers.append(codes.setdefault(texts[-1], len(codes)) if learn else codes.get(texts[-1], -1))
+    indices = encoded.indices.fill_null(len(numbers) - 1)
+    found: npt.NDArray[np.int64] = np.array(numbers, np.int64)[indices.to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _one_ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The same items; while one is used, the next is made on a thread."""
+    end = object()
+    with ThreadPoolExecutor(1, "read") as reader:
+        waiting = reader.submit(next, items, end)
+        while (item := waiting.result()) is not end:
+            waiting = reader.submit(next, items, end)
+            yield item  # type: ignore[misc]
