@@ -123,6 +123,8 @@ class SpotCheck:
         self._errors = np.maximum(self._errors, self._metric.margin(self._prepared, sources))
         scores = np.empty((len(self._targets), len(block)))
         self._metric.product(self._prepared.vectors, sources.vectors, scores)
+        if sources.scale is not None:
+            scores *= sources.scale
         return scores if sources.offset is None else scores + sources.offset
 
     def _measure(self, target: int, block: Floats, rows: Rows) -> Float64s:

@@ -22,8 +22,8 @@ from lookalike.neighbors.threads import in_parts
 
 #: Values gathered at a time for float64 distances (16 MB for both sides).
 _GATHER = 1_000_000
-#: Squared norms outside these are computed again in float64: float32 would over- or underflow.
-_SAFE_SQUARES = (1e-25, 1e30)
+#: Squared norms outside these are not trusted: sums or products could over- or underflow.
+_SAFE_SQUARES: dict[type[np.floating], tuple[float, float]] = {np.float32: (1e-25, 1e30), np.float64: (1e-200, 1e200)}
 #: Magnitudes up to here can be scored in float32 without overflow, squares and sums included.
 _SAFE_MAGNITUDE = 1e15
 
@@ -91,18 +91,18 @@ class Cosine(Metric):
     measure = staticmethod(kernels.measure_cosine)
 
     def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
-        """The vectors with 1 / norm as their scale; as unit vectors where float32 could not square them."""
-        if wide:
-            return Prepared(_units(vectors.astype(np.float64)), np.ones(len(vectors)))
+        """The vectors with 1 / norm as their scale; as unit vectors where their type could not square them."""
+        kind: type[np.floating] = np.float64 if wide else np.float32
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            single = vectors.astype(np.float32, copy=False)
-            squares = np.einsum("ij,ij->i", single, single)
-        extreme = ~((squares > _SAFE_SQUARES[0]) & (squares < _SAFE_SQUARES[1]))
+            plain = vectors.astype(kind, copy=False)
+            squares = np.einsum("ij,ij->i", plain, plain)
+        least, most = _SAFE_SQUARES[kind]
+        extreme = ~((squares > least) & (squares < most))
         if extreme.any():
-            single = single.copy()
-            single[extreme] = _units(vectors[extreme].astype(np.float64))
+            plain = plain.copy()
+            plain[extreme] = _units(vectors[extreme].astype(np.float64))
             squares[extreme] = 1
-        return Prepared(single, np.ones(len(single)), np.float32(1) / np.sqrt(squares))
+        return Prepared(plain, np.ones(len(plain)), scale=kind(1) / np.sqrt(squares))
 
     def prepare_targets(self, vectors: Floats, *, wide: bool = False) -> Prepared:
         """Unit vectors."""

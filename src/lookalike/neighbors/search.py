@@ -189,9 +189,9 @@ def search(target: Side, source: Side, wanted: Search) -> Searched:
         zero_sources = _pass_by(source, routes, wanted, codes)
         for route in routes:
             route.give(found.at(part))
-    neighbors = Neighbors(found.distances.astype(np.float32), found.rows)
-    if np.isinf(neighbors.distances[found.rows >= 0]).any():
+    if (np.abs(found.distances[found.rows >= 0]) > _MOST).any():
         raise VectorError("distances are beyond float32", where=source.name, hint="scale the vectors down")
+    neighbors = Neighbors(found.distances.astype(np.float32), found.rows)
     certificate = Certificate(target.rows, int(found.widened.sum()), "fp32", len(checked))
     return Searched(neighbors, certificate, (zero_targets, zero_sources))
 
