@@ -108,7 +108,8 @@ def test_multirun_is_refused_before_any_work(run_command, mining, word):
 
 def test_schema_defaults(run_command, tmp_path):
     """Section 1: `--cfg=job` works without `-e` and prints the schema's defaults; `???` marks what must be given."""
-    assert composed(run_command("tmm", "nearest_neighbors", "--cfg=job", cwd=tmp_path)) == {
+    found = composed(run_command("tmm", "nearest_neighbors", "--cfg=job", cwd=tmp_path))
+    expected = {
         "source_parquet": "???",
         "target_parquet": "???",
         "output_parquet": "???",
@@ -119,6 +120,7 @@ def test_schema_defaults(run_command, tmp_path):
         "filter_by_label": "false",
         "distance_threshold": -1.0,
     }
+    assert {key: found.get(key) for key in expected} == expected
 
 
 def test_schema_defaults_of_image_embeddings(run_command, tmp_path):

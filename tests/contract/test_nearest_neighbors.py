@@ -11,6 +11,7 @@ import lookalike
 from support.embeddings import FLOATS, identity, write_embeddings
 
 PASS, FAIL = "Execution status: PASS", "Execution status: FAIL"
+EXACT = "  Exact search: 2 of 2 queries decided in fp32; 2 checked against float64 brute force: the same"
 DOUBLES = pa.list_(pa.float64())
 PAIR_COLUMNS = [
     "target_row", "source_row", "target_filepath", "source_filepath", "target_label", "source_label", "rank",
@@ -404,6 +405,7 @@ def test_summary_without_filters(line, mine):
         "  Duplicates removed: 1",
         "  Unique items saved: 5",
         f"  Results saved to: {run.path}",
+        EXACT,
     ]
 
 
@@ -420,6 +422,7 @@ def test_summary_with_the_label_filter(line, mine):
         "  Duplicates removed: 0",
         "  Unique items saved: 3",
         f"  Results saved to: {run.path}",
+        EXACT,
         "  Label filtering: kept 3/6 pairs, dropped 3 mismatches",
     ]
 
@@ -437,6 +440,7 @@ def test_summary_with_the_distance_filter(line, mine):
         "  Duplicates removed: 0",
         "  Unique items saved: 5",
         f"  Results saved to: {run.path}",
+        EXACT,
     ]
 
 
@@ -454,6 +458,7 @@ def test_summary_with_both_filters(line, mine):
         "  Duplicates removed: 0",
         "  Unique items saved: 5",
         f"  Results saved to: {run.path}",
+        EXACT,
         "  Label filtering: kept 6/12 pairs, dropped 6 mismatches",
     ]
 

@@ -8,40 +8,11 @@ from hypothesis.extra import numpy as hnp
 
 from lookalike import ConfigError, VectorError, nearest_neighbors
 from lookalike.neighbors import finder
-
-METRICS = ["cosine", "euclidean", "manhattan", "inner_product"]
-
-
-def brute_force(target, source, k, metric):
-    """Distances and rows by the definition, in float64, equal distances in the order of the rows."""
-    target, source = target.astype(np.float64), source.astype(np.float64)
-    distances = np.empty((len(target), len(source)))
-    for row, vector in enumerate(target):
-        difference = source - vector
-        if metric == "euclidean":
-            distances[row] = np.sqrt((difference**2).sum(axis=1))
-        elif metric == "manhattan":
-            distances[row] = np.abs(difference).sum(axis=1)
-        elif metric == "inner_product":
-            distances[row] = -(source * vector).sum(axis=1)
-        else:
-            # sqrt of the product of squares: exact where the cosine is a ratio of small whole numbers.
-            squares = (vector**2).sum() * (source**2).sum(axis=1)
-            cosines = np.divide(
-                (source * vector).sum(axis=1), np.sqrt(squares), where=squares > 0, out=np.zeros(len(source))
-            )
-            distances[row] = np.clip(1 - cosines, 0, 2)
-    rows = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(distances, rows, axis=1), rows
+from support.neighbors import METRICS, all_distances, assert_neighbors
 
 
 def assert_same(target, source, k, metric):
-    distances, rows = brute_force(target, source, k, metric)
-    found = nearest_neighbors(target, source, k, metric)
-    assert found.distances.dtype == np.float32
-    assert found.rows.dtype == np.int64
-    np.testing.assert_array_equal(found.rows, rows)
-    np.testing.assert_allclose(found.distances, distances.astype(np.float32), rtol=2e-7, atol=1e-12)
+    assert_neighbors(nearest_neighbors(target, source, k, metric), all_distances(target, source, metric), k)
 
 
 @pytest.fixture

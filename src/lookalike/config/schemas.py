@@ -17,6 +17,8 @@ T = TypeVar("T")
 #: OmegaConf's mark for a value that the user must give.
 MISSING: Any = "???"
 
+#: The least `memory_limit` of a search, in bytes: below, blocks would be too small to be fast.
+LEAST_MEMORY = 128 << 20
 METRICS = ("cosine", "euclidean", "manhattan")
 MODELS = ("CLIP", "SigLIP", "timm")
 #: A shard is held in memory, and Arrow counts the values of a list column in 31 bits.
@@ -145,11 +147,14 @@ class NearestNeighborsConfig:
     distance_threshold: float = setting(
         -1.0, "keep pairs with distance <= threshold; a negative value switches this off, 0 does not"
     )
+    within_label: bool = setting(False, "search among the pool images of a target's label only, so that topn come back")
+    memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
 
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
         one_of("knn_metric", self.knn_metric, METRICS)
         at_least("topn", self.topn, 1)
+        at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
         if self.distance_threshold != self.distance_threshold:
             raise ConfigError("distance_threshold is not a number (NaN)", hint="give a number, or leave it out")
 

@@ -68,7 +68,7 @@ class SpotCheck:
         self._centre = self._targets.mean(axis=0) if self._squared else np.zeros(targets.shape[1])
         self._prepared = self._metric.prepare_targets(self._targets - self._centre, wide=True)
         self._errors = np.zeros(len(targets))
-        self._k = k
+        self._kept = k + 1  # one more tells whether the last one is a tie
         self._distances = [np.empty(0)] * len(targets)
         self._rows: list[Rows] = [np.empty(0, np.int64)] * len(targets)
 
@@ -78,10 +78,10 @@ class SpotCheck:
             block = vectors[first : first + _BLOCK]
             scores = self._scores(block)
             for target in range(len(self._targets)):
-                best = _largest(scores[target], self._k + _SPARE)
+                best = _largest(scores[target], self._kept + _SPARE)
                 distances = np.concatenate([self._distances[target], self._measure(target, block, best)])
                 found = np.concatenate([self._rows[target], rows[first + best]])
-                order = np.lexsort((found, distances))[: self._k]
+                order = np.lexsort((found, distances))[: self._kept]
                 self._distances[target], self._rows[target] = distances[order], found[order]
 
     def compare(self, found: Found, numbers: Rows) -> None:
@@ -100,17 +100,18 @@ class SpotCheck:
             When a distance, or a row that is no tie, differs.
         """
         for check, number in enumerate(numbers):
-            expected, rows = self._distances[check], self._rows[check]
-            values, given = expected, found.distances[number, : len(expected)]
+            values, rows = self._distances[check], self._rows[check]
+            count = min(len(rows), self._kept - 1)
+            given = found.distances[number, :count]
             if self._squared:  # what the scores' error is an error of
                 values, given = values**2, given**2
             near = _TOLERANCE * np.abs(values).max(initial=0.0) + 4 * self._errors[check]
             # Rows of (nearly) equal distances may change places: float64 sums differ by their order.
-            apart = np.diff(values) > 2 * near
-            alone = np.append(apart, False) & np.insert(apart, 0, True)
-            same_distances = (np.abs(given - values) <= near).all()
-            same_rows = (found.rows[number, : len(rows)] == rows)[alone].all()
-            if not (same_distances and same_rows and (found.rows[number, len(rows) :] < 0).all()):
+            apart = np.diff(values, prepend=-np.inf, append=np.inf) > 2 * near
+            alone = (apart[1:] & apart[:-1])[:count]
+            same_distances = (np.abs(given - values[:count]) <= near).all()
+            same_rows = (found.rows[number, :count] == rows[:count])[alone].all()
+            if not (same_distances and same_rows and (found.rows[number, count:] < 0).all()):
                 raise SearchError(
                     f"target row {number} has other neighbours than float64 brute force finds: "
                     f"{found.rows[number, :5].tolist()} instead of {rows[:5].tolist()}",

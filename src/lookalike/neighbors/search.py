@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.config.schemas import NearestNeighborsConfig
+from lookalike.config.schemas import LEAST_MEMORY, NearestNeighborsConfig
 from lookalike.errors import ConfigError, VectorError
 from lookalike.neighbors.base import Finder, Floats, Found, Neighbors, Rows
 from lookalike.neighbors.certificate import SPOT_CHECKS, Certificate, SpotCheck
@@ -25,14 +25,12 @@ from lookalike.tables.embedding_stream import Chunk, label_codes
 
 _Config = NearestNeighborsConfig
 
-#: Bytes that a search may take by default, beside arrays that it is given.
-MEMORY_LIMIT = 2 << 30
-#: The least limit: below, blocks would be too small to be fast.
-_LEAST_LIMIT = 128 << 20
 #: A chunk of sources has this share of the limit: one is used, one is read, and one holds what of it may be searched.
 _CHUNK_SHARE = 6
 #: The targets of a group and what is known of them have this share.
 _TARGET_SHARE = 3
+#: A chunk has at least so many rows.
+_LEAST_CHUNK = 4096
 #: The largest float32.
 _MOST = float(np.finfo(np.float32).max)
 
@@ -50,7 +48,7 @@ def nearest_neighbors(
     target_column: str = _Config.target_embed_column_name,
     source_column: str = _Config.source_embed_column_name,
     device: str = "auto",
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = _Config.memory_limit,
 ) -> Neighbors:
     """Find the k nearest sources of every target, exactly.
 
@@ -115,7 +113,7 @@ class Search:
     within_label: bool = False
     excluded: npt.NDArray[np.bool_] | None = None
     device: str = "auto"
-    memory_limit: int = MEMORY_LIMIT
+    memory_limit: int = _Config.memory_limit
     certified: bool = False
 
     def check(self, target: Side, source: Side) -> None:
@@ -124,8 +122,8 @@ class Search:
             raise ConfigError(f"k={self.k} is not possible", hint="k must be at least 1")
         if self.metric not in METRICS:
             raise ConfigError(f"metric={self.metric!r} is not possible", hint=f"use one of: {', '.join(METRICS)}")
-        if self.memory_limit < _LEAST_LIMIT:
-            raise ConfigError(f"memory_limit={self.memory_limit} is too small", hint=f"give at least {_LEAST_LIMIT}")
+        if self.memory_limit < LEAST_MEMORY:
+            raise ConfigError(f"memory_limit={self.memory_limit} is too small", hint=f"give at least {LEAST_MEMORY}")
         if self.device not in ("auto", "cpu"):
             raise ConfigError(f"device={self.device!r} is not possible for a search", hint="use auto or cpu")
         if target.dimension != source.dimension:
@@ -138,6 +136,8 @@ class Search:
                 f"excluded has shape {self.excluded.shape}, and there are {source.rows} sources",
                 hint="give one value a source",
             )
+        if self.excluded is not None and self.excluded.dtype != np.bool_:
+            raise ConfigError(f"excluded holds {self.excluded.dtype}, not true and false")
         for name, side in (("target", target), ("source", source)) if self.within_label else ():
             if not side.has_labels:
                 raise ConfigError(f"within_label needs labels, and the {name} side has none", where=side.name)
@@ -251,7 +251,9 @@ def _routes(group: Chunk, spots: Rows, wanted: Search, codes: dict[str, int]) ->
 def _pass_by(source: Side, routes: list[_Route], wanted: Search, codes: dict[str, int]) -> int:
     """Let all sources pass by; return how many of them are zero vectors."""
     zeros = 0
-    size = max(4096, wanted.memory_limit // _CHUNK_SHARE // (source.dimension * np.dtype(source.dtype).itemsize))
+    size = max(
+        _LEAST_CHUNK, wanted.memory_limit // _CHUNK_SHARE // (source.dimension * np.dtype(source.dtype).itemsize)
+    )
     with progress("searching", source.rows, "vectors") as advance:
         for chunk in source.chunks(size, labels=wanted.within_label):
             check_values(chunk.vectors, source.name, chunk.first)

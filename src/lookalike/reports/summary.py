@@ -16,6 +16,8 @@ class MiningCounts:
         Target rows.
     topn:
         Neighbours a target, after clamping to the pool.
+    pairs:
+        Pairs that the search returned: targets times topn, or fewer where a label has fewer sources.
     label_mismatches, over_distance:
         Pairs that each filter dropped, or None where it did not run.
     duplicates:
@@ -26,15 +28,11 @@ class MiningCounts:
 
     targets: int
     topn: int
+    pairs: int
     label_mismatches: int | None
     over_distance: int | None
     duplicates: int
     unique: int
-
-    @property
-    def pairs(self) -> int:
-        """Pairs that the search returned."""
-        return self.targets * self.topn
 
     @property
     def after_labels(self) -> int:
@@ -47,7 +45,9 @@ class MiningCounts:
         return self.after_labels - (self.over_distance or 0)
 
 
-def mining_summary(counts: MiningCounts, output: Path, distance_threshold: float, warnings: tuple[str, ...]) -> str:
+def mining_summary(
+    counts: MiningCounts, output: Path, distance_threshold: float, certificate: str, warnings: tuple[str, ...]
+) -> str:
     """The text of `mining_summary.txt`.
 
     Readers look for substrings of the two layouts that are in use, so both are served: the newer one line by
@@ -73,6 +73,7 @@ def mining_summary(counts: MiningCounts, output: Path, distance_threshold: float
         f"Duplicates removed: {counts.duplicates}",
         f"Unique items saved: {counts.unique}",
         f"Results saved to: {output}",
+        f"Exact search: {certificate}",
     ]
     lines += [f"Warning: {warning}" for warning in warnings]
     if counts.label_mismatches is not None:

@@ -15,12 +15,15 @@ import pyarrow.compute as pc
 from lookalike.config.schemas import FALSE_WORDS, TRUE_WORDS, NearestNeighborsConfig
 from lookalike.encoders.identity import EncoderIdentity, differences, side_by_side
 from lookalike.errors import EncoderMismatch, VectorError
-from lookalike.neighbors.base import Neighbors
-from lookalike.neighbors.search import nearest_neighbors
+from lookalike.neighbors.certificate import Certificate
+from lookalike.neighbors.search import Search, Searched, search
+from lookalike.neighbors.sides import open_side
 from lookalike.reports.summary import MiningCounts, mining_summary
 from lookalike.selection.filters import OUTCOMES, Outcome, Selection, select_pairs
 from lookalike.tables.atomic import atomic_path, check_output
+from lookalike.tables.embedding_stream import EmbeddingStream, label_codes
 from lookalike.tables.embedding_table import EmbeddingTable, check_embedding_table, read_embedding_table
+from lookalike.tables.image_table import check_filepath
 from lookalike.tables.pair_table import SCHEMA, sibling, write_table
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,8 @@ class MiningResult:
         Its text.
     counts:
         Its numbers.
+    certificate:
+        How the neighbours were found and checked.
     warnings:
         What changes the meaning of the result; also in the summary.
     """
@@ -55,6 +60,7 @@ class MiningResult:
     summary_path: Path
     summary: str
     counts: MiningCounts
+    certificate: Certificate
     warnings: tuple[str, ...]
 
 
@@ -69,11 +75,13 @@ def mine(
     target_embed_column_name: str = _Config.target_embed_column_name,
     filter_by_label: str | bool = _Config.filter_by_label,
     distance_threshold: float = _Config.distance_threshold,
+    within_label: bool = _Config.within_label,
+    memory_limit: int = _Config.memory_limit,
 ) -> MiningResult:
     """Find for every target its nearest pool images, and write the unique ones.
 
     Writes three files: the mined table, beside it the pair table (`<stem>_pairs.parquet`) and
-    `mining_summary.txt`.
+    `mining_summary.txt`. The pool is read part by part and may be larger than memory.
 
     Parameters
     ----------
@@ -81,7 +89,7 @@ def mine(
         Embedding tables of the pool and of the targets: a parquet file, or a folder of them.
     output_parquet:
         The mined table to write.
-    topn, knn_metric, source_embed_column_name, target_embed_column_name, filter_by_label, distance_threshold:
+    topn, knn_metric, and every setting after them:
         As in `NearestNeighborsConfig`, which holds the defaults.
 
     Raises
@@ -92,25 +100,31 @@ def mine(
         When a table cannot be read or holds what is not a vector.
     EncoderMismatch
         When the two tables were written by different encoders.
+    SearchError
+        When the search fails its own check.
     """
     settings = NearestNeighborsConfig(
         str(source_parquet), str(target_parquet), str(output_parquet), topn, knn_metric,
-        source_embed_column_name, target_embed_column_name, str(filter_by_label), distance_threshold,
+        source_embed_column_name, target_embed_column_name, str(filter_by_label), distance_threshold, within_label,
+        memory_limit,
     )  # fmt: skip
     settings.validate()
     output = Path(output_parquet)
     for written in (output, *_beside(output)):
         check_output(written, inputs=(settings.source_parquet, settings.target_parquet))
-    check_embedding_table(settings.source_parquet, source_embed_column_name)
+    check_embedding_table(settings.target_parquet, target_embed_column_name)
+    source = EmbeddingStream(settings.source_parquet, source_embed_column_name)
+    source.check_filepaths()
     target = read_embedding_table(settings.target_parquet, target_embed_column_name)
-    source = read_embedding_table(settings.source_parquet, source_embed_column_name)
     columns = (target_embed_column_name, source_embed_column_name)
     warnings = [*_compare_encoders(target, source, columns), *_setting_warnings(settings, target, source)]
 
-    neighbors = nearest_neighbors(target.vectors, source.vectors, topn, knn_metric)
-    selection, labels = _select(settings, target, source, neighbors)
-    pairs = _pair_table(target, source, neighbors, selection, labels)
-    return _write(output, settings, neighbors, selection, pairs, tuple(warnings))
+    wanted = Search(topn, knn_metric, within_label=within_label, memory_limit=memory_limit, certified=True)
+    searched = search(open_side(target, "target", target_embed_column_name), source, wanted)
+    warnings += _result_warnings(settings, (target.name, source.name), searched)
+    pairs = _pairs(target, source, searched)
+    selection = _select(settings, pairs, target.labels is not None and source.has_labels)
+    return _write(output, settings, searched, selection, pairs, tuple(warnings))
 
 
 def _beside(output: Path) -> tuple[Path, Path]:
@@ -118,12 +132,10 @@ def _beside(output: Path) -> tuple[Path, Path]:
     return sibling(output, "_pairs"), output.with_name("mining_summary.txt")
 
 
-def _compare_encoders(target: EmbeddingTable, source: EmbeddingTable, columns: tuple[str, str]) -> Iterator[str]:
+def _compare_encoders(target: EmbeddingTable, source: EmbeddingStream, columns: tuple[str, str]) -> Iterator[str]:
     """Refuse tables of different encoders; yield a warning where their likeness cannot be known."""
-    sides = (target, source)
-    identities = [
-        EncoderIdentity.from_json(side.identity_json, side.name) if side.identity_json else None for side in sides
-    ]
+    sides = ((target.identity_json, target.name), (source.identity_json, source.name))
+    identities = [EncoderIdentity.from_json(text, name) if text else None for text, name in sides]
     one, two = identities
     if one is not None and two is not None:
         model, numerics = differences(one, two)
@@ -136,25 +148,25 @@ def _compare_encoders(target: EmbeddingTable, source: EmbeddingTable, columns: t
         if numerics:
             yield f"the two tables were computed with different {', '.join(numerics)}: distances differ by rounding"
     else:
-        unknown = [side.name for side, identity in zip(sides, identities, strict=True) if identity is None]
+        unknown = [name for text, name in sides if not text]
         yield (
             f"no encoder identity in {' and '.join(unknown)}: made elsewhere, so that both sides were written by "
             "the same encoder is not checked"
         )
-    if target.vectors.shape[1] != source.vectors.shape[1]:
+    if target.vectors.shape[1] != source.dimension:
         raise VectorError(
             f"targets have {target.vectors.shape[1]} dimensions ({target.name}, column {columns[0]!r}), "
-            f"the pool has {source.vectors.shape[1]} ({source.name}, column {columns[1]!r})",
+            f"the pool has {source.dimension} ({source.name}, column {columns[1]!r})",
             hint="embed both with the same model and model_path",
         )
 
 
 def _setting_warnings(
-    settings: NearestNeighborsConfig, target: EmbeddingTable, source: EmbeddingTable
+    settings: NearestNeighborsConfig, target: EmbeddingTable, source: EmbeddingStream
 ) -> Iterator[str]:
-    """What in the settings or the data makes the result mean something else than it seems."""
-    if settings.topn > len(source):
-        yield f"topn={settings.topn} is more than the pool has: clamped to {len(source)}"
+    """What in the settings makes the result mean something else than it seems."""
+    if settings.topn > source.rows:
+        yield f"topn={settings.topn} is more than the pool has: clamped to {source.rows}"
     threshold = settings.distance_threshold
     if settings.knn_metric == "cosine" and threshold > _LARGEST_COSINE:
         yield f"distance_threshold={threshold} is over 2.0, the largest cosine distance: it drops nothing"
@@ -163,99 +175,101 @@ def _setting_warnings(
     if settings.filter_by_label.strip().lower() not in TRUE_WORDS | FALSE_WORDS:
         yield f"filter_by_label={settings.filter_by_label!r} is not one of true, 1, yes: not filtered"
     if settings.filters_by_label:
-        for side, table in (("target", target), ("source", source)):
-            if table.labels is None:
-                yield f"filter_by_label is on, but the {side} table {table.name} has no column 'label': not filtered"
+        sides = (("target", target.name, target.labels is not None), ("source", source.name, source.has_labels))
+        for side, name, has_labels in sides:
+            if not has_labels:
+                yield f"filter_by_label is on, but the {side} table {name} has no column 'label': not filtered"
+
+
+def _result_warnings(settings: NearestNeighborsConfig, names: tuple[str, str], searched: Searched) -> Iterator[str]:
+    """What the search met that changes what its result means."""
     if settings.knn_metric == "cosine":
-        for side, table in (("target", target), ("source", source)):
-            zeros = int((~table.vectors.any(axis=1)).sum())
+        for side, zeros in zip(("target", "source"), searched.zeros, strict=True):
             if zeros:
                 yield f"{zeros} zero vectors in the {side} table: their cosine distance is 1 to everything"
+    short = int((searched.neighbors.rows < 0).any(axis=1).sum())
+    if short:
+        yield f"within_label: {short} targets have fewer than {searched.neighbors.rows.shape[1]} sources of their label"
 
 
-def _select(
-    settings: NearestNeighborsConfig, target: EmbeddingTable, source: EmbeddingTable, neighbors: Neighbors
-) -> tuple[Selection, tuple[list[str | None], list[str | None]]]:
-    """Decide every pair; also the labels of both sides as text."""
-    labels = (_label_texts(target), _label_texts(source))
-    target_rows = np.repeat(np.arange(len(target)), neighbors.rows.shape[1])
-    source_rows = neighbors.rows.reshape(-1)
+def _pairs(target: EmbeddingTable, source: EmbeddingStream, searched: Searched) -> pa.Table:
+    """One row for every pair that the search returned, in the order of walking: the pair table but for its outcome."""
+    rows = searched.neighbors.rows
+    targets, places = np.nonzero(rows >= 0)
+    wanted, positions = np.unique(rows[targets, places], return_inverse=True)
+    picked = check_filepath(source.pick(wanted, ("filepath", "label")), source.name)
+    labels = (
+        pa.array(_texts(target.labels, len(target))),
+        pa.array(_texts(picked.column("label") if source.has_labels else None, len(wanted))),
+    )
+    left, right = pa.array(targets), pa.array(positions)
+    columns = {
+        "target_row": left,
+        "source_row": pa.array(wanted).take(right),
+        "target_filepath": target.filepaths.take(left),
+        "source_filepath": picked.column("filepath").combine_chunks().take(right),
+        "target_label": labels[0].cast(pa.string()).take(left),
+        "source_label": labels[1].cast(pa.string()).take(right),
+        "rank": pa.array((places + 1).astype(np.int32)),
+        "distance": pa.array(searched.neighbors.distances[targets, places]),
+        "score": pa.nulls(len(targets), pa.float32()),  # nearest-neighbour selection gives no score
+    }
+    return pa.table(list(columns.values()), schema=pa.schema([SCHEMA.field(name) for name in columns]))
+
+
+def _texts(labels: pa.ChunkedArray | None, count: int) -> list[str | None]:
+    """Labels as Python's `str` writes them; None where there are none, or a row has none."""
+    if labels is None:
+        return [None] * count
+    return [None if label is None else str(label) for label in labels.to_pylist()]
+
+
+def _select(settings: NearestNeighborsConfig, pairs: pa.Table, both_have_labels: bool) -> Selection:
+    """Decide every pair."""
     same_label = None
-    if settings.filters_by_label and target.labels is not None and source.labels is not None:
+    if settings.filters_by_label and both_have_labels:
         numbers: dict[str, int] = {}
         left, right = (
-            np.array([numbers.setdefault(str(label).strip().upper(), len(numbers)) for label in side], np.int64)
-            for side in labels
+            label_codes(pairs.column(name).combine_chunks(), numbers, learn=True)
+            for name in ("target_label", "source_label")
         )
-        same_label = left[target_rows] == right[source_rows]
-    keys = source.filepaths.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    selection = select_pairs(
-        keys[source_rows],
-        neighbors.distances.reshape(-1),
+        same_label = left == right
+    paths = pairs.column("source_filepath").combine_chunks().dictionary_encode()
+    return select_pairs(
+        paths.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+        pairs.column("distance").to_numpy(),
         same_label=same_label,
         distance_threshold=settings.distance_threshold,
-    )
-    return selection, labels
-
-
-def _label_texts(table: EmbeddingTable) -> list[str | None]:
-    """The labels as Python's `str` writes them; None where the table has no labels, or a row has none."""
-    if table.labels is None:
-        return [None] * len(table)
-    return [None if label is None else str(label) for label in table.labels.to_pylist()]
-
-
-def _pair_table(
-    target: EmbeddingTable,
-    source: EmbeddingTable,
-    neighbors: Neighbors,
-    selection: Selection,
-    labels: tuple[list[str | None], list[str | None]],
-) -> pa.Table:
-    """One row for every pair that the search returned, in the order of walking."""
-    count, k = neighbors.rows.shape
-    target_rows = pa.array(np.repeat(np.arange(count), k))
-    source_rows = pa.array(neighbors.rows.reshape(-1))
-    outcome = pa.DictionaryArray.from_arrays(
-        pa.array(selection.outcomes), pa.array([str(outcome) for outcome in OUTCOMES])
-    )
-    return pa.table(
-        [
-            target_rows,
-            source_rows,
-            target.filepaths.take(target_rows),
-            source.filepaths.take(source_rows),
-            pa.array(labels[0], pa.string()).take(target_rows),
-            pa.array(labels[1], pa.string()).take(source_rows),
-            pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count)),
-            pa.array(neighbors.distances.reshape(-1)),
-            pa.nulls(count * k, pa.float32()),  # nearest-neighbour selection gives no score
-            outcome,
-        ],
-        schema=SCHEMA,
     )
 
 
 def _write(
     output: Path,
     settings: NearestNeighborsConfig,
-    neighbors: Neighbors,
+    searched: Searched,
     selection: Selection,
     pairs: pa.Table,
     warnings: tuple[str, ...],
 ) -> MiningResult:
     """Write the pair table, the summary and, last, the mined table."""
+    outcome = pa.DictionaryArray.from_arrays(
+        pa.array(selection.outcomes), pa.array([str(outcome) for outcome in OUTCOMES])
+    )
+    pairs = pairs.append_column(SCHEMA.field("outcome"), outcome)
     kept: npt.NDArray[np.bool_] = selection.kept
     mined = pa.table({"filepath": pc.filter(pairs.column("source_filepath"), pa.array(kept))})
+    targets, topn = searched.neighbors.rows.shape
     counts = MiningCounts(
-        targets=len(neighbors.rows),
-        topn=neighbors.rows.shape[1],
+        targets=targets,
+        topn=topn,
+        pairs=pairs.num_rows,
         label_mismatches=selection.count(Outcome.LABEL_MISMATCH) if selection.label_filter else None,
         over_distance=selection.count(Outcome.OVER_DISTANCE) if selection.distance_filter else None,
         duplicates=selection.count(Outcome.DUPLICATE),
         unique=mined.num_rows,
     )
-    summary = mining_summary(counts, output, settings.distance_threshold, warnings)
+    certificate = searched.certificate
+    summary = mining_summary(counts, output, settings.distance_threshold, str(certificate), warnings)
     pairs_path, summary_path = _beside(output)
     write_table(pairs, pairs_path)
     with atomic_path(summary_path) as temporary:
@@ -263,4 +277,4 @@ def _write(
     write_table(mined, output)
     for warning in warnings:
         log.warning(warning)
-    return MiningResult(output, pairs_path, summary_path, summary, counts, warnings)
+    return MiningResult(output, pairs_path, summary_path, summary, counts, certificate, warnings)
