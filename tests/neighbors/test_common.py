@@ -7,6 +7,9 @@ import torch
 
 from lookalike import ConfigError, TableError, VectorError, nearest_neighbors
 from lookalike.neighbors import search
+from lookalike.neighbors.base import Neighbors
+from lookalike.neighbors.devices import DealingFinder
+from lookalike.neighbors.finder import CpuFinder
 from lookalike.tables.embedding_table import read_embedding_table
 from support.embeddings import write_embeddings
 from support.neighbors import METRICS, all_distances, assert_neighbors
@@ -163,3 +166,29 @@ def test_a_file_that_is_damaged_in_the_middle(folder):
     path.write_bytes(data)
     with pytest.raises(TableError, match="check that the file is whole"):
         nearest_neighbors(TARGET, folder, 5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_sources_dealt_to_several_finders(metric):
+    """As to several GPUs; twins are dealt to different ones and come back in the order of their rows."""
+    source = np.concatenate([SOURCE[:40], SOURCE[:40], SOURCE])
+    dealing = DealingFinder([CpuFinder(TARGET, metric, 9) for _ in range(3)])
+    for first in range(0, len(source), 40):
+        part = source[first : first + 40]
+        dealing.see(part, first + np.arange(len(part)))
+    found = dealing.finish()
+    assert_neighbors(
+        Neighbors(found.distances.astype(np.float32), found.rows), all_distances(TARGET, source, metric), 9
+    )
+
+
+def test_an_error_of_one_of_several_finders_is_raised():
+    class Broken(CpuFinder):
+        def see(self, vectors, rows):
+            raise VectorError("broken")
+
+    dealing = DealingFinder([CpuFinder(TARGET, "cosine", 3), Broken(TARGET, "cosine", 3)])
+    with pytest.raises(VectorError, match="broken"):
+        for _ in range(3):
+            dealing.see(SOURCE[:10], np.arange(10))
+        dealing.finish()

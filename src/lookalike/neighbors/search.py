@@ -17,6 +17,7 @@ from lookalike.config.schemas import LEAST_MEMORY, NearestNeighborsConfig
 from lookalike.errors import ConfigError, VectorError
 from lookalike.neighbors.base import Finder, Floats, Found, Neighbors, Rows
 from lookalike.neighbors.certificate import SPOT_CHECKS, Certificate, SpotCheck
+from lookalike.neighbors.devices import choose_devices, first_pass, make_finder
 from lookalike.neighbors.finder import CpuFinder
 from lookalike.neighbors.metrics import METRICS
 from lookalike.neighbors.sides import Side, check_values, open_side
@@ -71,7 +72,8 @@ def nearest_neighbors(
     target_column, source_column:
         Embedding columns, where a side is a path.
     device:
-        ``auto`` or ``cpu``.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or several with commas. ``auto`` takes all GPUs where the search is
+        large enough to gain by it. The result is the same on all of them.
     memory_limit:
         Bytes that the search may take, beside what the caller holds. Default 2 GiB.
 
@@ -124,8 +126,6 @@ class Search:
             raise ConfigError(f"metric={self.metric!r} is not possible", hint=f"use one of: {', '.join(METRICS)}")
         if self.memory_limit < LEAST_MEMORY:
             raise ConfigError(f"memory_limit={self.memory_limit} is too small", hint=f"give at least {LEAST_MEMORY}")
-        if self.device not in ("auto", "cpu"):
-            raise ConfigError(f"device={self.device!r} is not possible for a search", hint="use auto or cpu")
         if target.dimension != source.dimension:
             raise VectorError(
                 f"targets have {target.dimension} dimensions, sources {source.dimension}",
@@ -172,6 +172,7 @@ def search(target: Side, source: Side, wanted: Search) -> Searched:
         When brute force finds other neighbours for a target that is checked.
     """
     wanted.check(target, source)
+    devices = choose_devices(wanted.device, target.rows * source.rows * target.dimension)
     k = min(wanted.k, source.rows)
     wanted = replace(wanted, k=max(k, 1))
     found = Found.of(target.rows, k)
@@ -185,14 +186,15 @@ def search(target: Side, source: Side, wanted: Search) -> Searched:
         zero_targets += _zeros(group.vectors)
         part = slice(group.first, group.first + len(group.vectors))
         spots = checked[(checked >= part.start) & (checked < part.stop)]
-        routes = _routes(group, spots - part.start, wanted, codes)
+        routes = _routes(group, spots - part.start, wanted, devices, codes)
         zero_sources = _pass_by(source, routes, wanted, codes)
         for route in routes:
             route.give(found.at(part))
+    # Infinity stands where there is no row.
     if (np.abs(found.distances[found.rows >= 0]) > _MOST).any():
         raise VectorError("distances are beyond float32", where=source.name, hint="scale the vectors down")
     neighbors = Neighbors(found.distances.astype(np.float32), found.rows)
-    certificate = Certificate(target.rows, int(found.widened.sum()), "fp32", len(checked))
+    certificate = Certificate(target.rows, int(found.widened.sum()), first_pass(wanted.metric, devices), len(checked))
     return Searched(neighbors, certificate, (zero_targets, zero_sources))
 
 
@@ -233,7 +235,7 @@ class _Route:
         group.widened[self.targets] = found.widened
 
 
-def _routes(group: Chunk, spots: Rows, wanted: Search, codes: dict[str, int]) -> list[_Route]:
+def _routes(group: Chunk, spots: Rows, wanted: Search, devices: list[str], codes: dict[str, int]) -> list[_Route]:
     """One route for a group of targets, or one for each of their labels."""
     members: list[tuple[int | None, Rows]] = [(None, np.arange(len(group.vectors)))]
     if wanted.within_label:
@@ -244,7 +246,7 @@ def _routes(group: Chunk, spots: Rows, wanted: Search, codes: dict[str, int]) ->
         vectors = group.vectors if len(rows) == len(group.vectors) else group.vectors[rows]
         places = np.flatnonzero(np.isin(rows, spots))
         check = SpotCheck(vectors[places], wanted.metric, wanted.k) if len(places) else None
-        routes.append(_Route(code, rows, CpuFinder(vectors, wanted.metric, wanted.k), places, check))
+        routes.append(_Route(code, rows, make_finder(vectors, wanted.metric, wanted.k, devices), places, check))
     return routes
 
 

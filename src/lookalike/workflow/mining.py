@@ -76,6 +76,7 @@ def mine(
     filter_by_label: str | bool = _Config.filter_by_label,
     distance_threshold: float = _Config.distance_threshold,
     within_label: bool = _Config.within_label,
+    device: str = _Config.device,
     memory_limit: int = _Config.memory_limit,
 ) -> MiningResult:
     """Find for every target its nearest pool images, and write the unique ones.
@@ -106,7 +107,7 @@ def mine(
     settings = NearestNeighborsConfig(
         str(source_parquet), str(target_parquet), str(output_parquet), topn, knn_metric,
         source_embed_column_name, target_embed_column_name, str(filter_by_label), distance_threshold, within_label,
-        memory_limit,
+        device, memory_limit,
     )  # fmt: skip
     settings.validate()
     output = Path(output_parquet)
@@ -119,7 +120,7 @@ def mine(
     columns = (target_embed_column_name, source_embed_column_name)
     warnings = [*_compare_encoders(target, source, columns), *_setting_warnings(settings, target, source)]
 
-    wanted = Search(topn, knn_metric, within_label=within_label, memory_limit=memory_limit, certified=True)
+    wanted = Search(topn, knn_metric, within_label, None, device, memory_limit, certified=True)
     searched = search(open_side(target, "target", target_embed_column_name), source, wanted)
     warnings += _result_warnings(settings, (target.name, source.name), searched)
     pairs = _pairs(target, source, searched)

@@ -1,0 +1,108 @@
+"""Where a search runs: on the processor, on a GPU, or with the sources dealt to several GPUs."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from lookalike.errors import ConfigError
+from lookalike.neighbors.base import Finder, Floats, Found, Rows
+from lookalike.neighbors.finder import CpuFinder
+
+#: With `auto`, a search of fewer multiplications runs on the processor: a GPU takes longer to begin.
+_WORTH_A_GPU = 50_000_000_000
+
+
+def choose_devices(wanted: str, multiplications: int) -> list[str]:
+    """The devices of the setting `device`: ``cpu``, or names of CUDA devices.
+
+    Parameters
+    ----------
+    wanted:
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or several of these with commas; ``auto`` takes all GPUs where the
+        search is large.
+    multiplications:
+        Of the whole search.
+
+    Raises
+    ------
+    ConfigError
+        When a device is unknown, not there, or of a kind that cannot search.
+    """
+    if wanted == "cpu" or (wanted == "auto" and multiplications < _WORTH_A_GPU):
+        return ["cpu"]  # without loading torch
+    from lookalike.encoders.load import choose_devices as there
+
+    devices = there(wanted, "torch")
+    if devices == ["mps"] and wanted == "auto":
+        return ["cpu"]
+    if not all(device == "cpu" or device.startswith("cuda") for device in devices):
+        raise ConfigError(f"device={wanted!r} is not possible for a search", hint="use auto, cpu or cuda")
+    return sorted(set(devices))
+
+
+def make_finder(targets: Floats, metric: str, k: int, devices: list[str]) -> Finder:
+    """The finder of some targets on some devices (as `choose_devices` returns them)."""
+    finders = [_on(device, targets, metric, k) for device in devices]
+    return finders[0] if len(finders) == 1 else DealingFinder(finders)
+
+
+def first_pass(metric: str, devices: list[str]) -> str:
+    """Precision of the first pass there."""
+    return "fp32" if devices == ["cpu"] or metric == "manhattan" else "bf16"
+
+
+def _on(device: str, targets: Floats, metric: str, k: int) -> Finder:
+    if device == "cpu":
+        return CpuFinder(targets, metric, k)
+    import torch
+
+    from lookalike.neighbors.cuda import CudaFinder
+
+    return CudaFinder(targets, metric, k, torch.device(device))
+
+
+class DealingFinder:
+    """Deals the sources to several finders, each on a thread of its own, and merges what they find; a `Finder`.
+
+    One call of each is under way at a time, so that as many chunks are held as there are finders.
+
+    Parameters
+    ----------
+    finders:
+        For the same targets.
+    """
+
+    def __init__(self, finders: list[Finder]) -> None:
+        self._finders = finders
+        self._threads = [ThreadPoolExecutor(1, "device") for _ in finders]
+        self._under_way: list[Future[None] | None] = [None] * len(finders)
+        self._next = 0
+
+    def see(self, vectors: Floats, rows: Rows) -> None:
+        """See `Finder.see`."""
+        turn, self._next = self._next, (self._next + 1) % len(self._finders)
+        self._wait(turn)
+        self._under_way[turn] = self._threads[turn].submit(self._finders[turn].see, vectors, rows)
+
+    def finish(self) -> Found:
+        """See `Finder.finish`; equal distances are in the order of the rows, whoever found them."""
+        for turn, thread in enumerate(self._threads):
+            self._wait(turn)
+            thread.shutdown()
+        found = [finder.finish() for finder in self._finders]
+        distances = np.concatenate([one.distances for one in found], axis=1)
+        rows = np.concatenate([one.rows for one in found], axis=1)
+        order = np.lexsort((rows, distances))[:, : found[0].rows.shape[1]]
+        return Found(
+            np.take_along_axis(distances, order, axis=1),
+            np.take_along_axis(rows, order, axis=1),
+            np.any([one.widened for one in found], axis=0),
+        )
+
+    def _wait(self, turn: int) -> None:
+        """Wait for a finder's last call; its error is raised here."""
+        waiting, self._under_way[turn] = self._under_way[turn], None
+        if waiting is not None:
+            waiting.result()
