@@ -18,7 +18,10 @@ import numpy.typing as npt
 
 from lookalike.neighbors import kernels
 from lookalike.neighbors.base import Float64s, Floats, Rows
+from lookalike.neighbors.product import Product
 from lookalike.neighbors.threads import in_parts
+
+multiply = Product()
 
 #: Values gathered at a time for float64 distances (16 MB for both sides).
 _GATHER = 1_000_000
@@ -71,7 +74,7 @@ class Metric(ABC):
 
     def product(self, targets: Floats, sources: Floats, scores: Floats) -> None:
         """What scores begin with, before scale and offset (targets x sources); larger is nearer."""
-        np.matmul(targets, sources.T, out=scores)
+        multiply(targets, sources, scores)
 
     @abstractmethod
     def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
