@@ -109,11 +109,16 @@ class CudaFinder:
         floor = scoring.floor(self._distances[index, -1])
         bound = scoring.bound("coarse")
         maxima = scoring.maxima()
-        if bool(floor.isneginf().any()):  # too few sources seen
-            floor = self._raised(floor, maxima, bound)
+        most = max(_LEAST_GROUPS, scoring.groups // _GROUP_SHARE)
         hits = maxima >= bound.threshold(floor, maxima.dtype)[:, None]
         counts = hits.sum(1)
-        crowded = counts > max(_LEAST_GROUPS, scoring.groups // _GROUP_SHARE)
+        if bool(
+            (counts > most).any()
+        ):  # the first sources, or nearer ones than all before: the block has its own floor
+            floor = self._raised(floor, maxima, bound)
+            hits = maxima >= bound.threshold(floor, maxima.dtype)[:, None]
+            counts = hits.sum(1)
+        crowded = counts > most
         # With a large k, many groups pass that do hold neighbours: no fault of the precision.
         self._widened[index[crowded & (counts > 2 * self._k)]] = True
         hits &= ~crowded[:, None]

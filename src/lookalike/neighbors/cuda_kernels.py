@@ -20,8 +20,8 @@ _PRODUCT_TILE = (128, 128)
 _PRODUCT_BAND = 8
 _PRODUCT_WARPS = 8
 _PRODUCT_STAGES = 3
-#: Tile of the sums of differences, and its warps.
-_MANHATTAN_TILE = (64, 64)
+#: Tile of the sums of differences, and its warps: so that a thread has a patch of 8 x 4, few loads to many sums.
+_MANHATTAN_TILE = (32, 128)
 _MANHATTAN_WARPS = 4
 #: Warps that score one group.
 _MEMBER_WARPS = 2
@@ -64,7 +64,7 @@ def manhattan_maxima(targets: torch.Tensor, sources: torch.Tensor, group: int) -
     Parameters
     ----------
     targets, sources:
-        rows x dimension, float32.
+        rows x dimension, float32, dimension even.
     group:
         1, or a power of two up to the tile's width.
 
@@ -184,12 +184,16 @@ def _manhattan_maxima(
     left = targets + row
     right = sources + column
     total = tl.zeros((rows, columns), tl.float32)
-    for _ in range(dimension):
+    for _ in range(0, dimension, 2):
+        # Two dimensions at once: the second's loads are on their way while the first is added.
         one = tl.load(left, mask=row < row_count, other=0.0)
         other = tl.load(right, mask=column < column_count, other=0.0)
+        next_one = tl.load(left + row_count, mask=row < row_count, other=0.0)
+        next_other = tl.load(right + column_count, mask=column < column_count, other=0.0)
         total += tl.abs(one[:, None] - other[None, :])
-        left += row_count
-        right += column_count
+        total += tl.abs(next_one[:, None] - next_other[None, :])
+        left += 2 * row_count
+        right += 2 * column_count
     _store_maxima(-total, maxima, row, first_column, row_count, column_count, group_count, rows, columns, group)
 
 

@@ -31,11 +31,13 @@ def has_kernels(device: torch.device) -> bool:
 def full_float32() -> Iterator[None]:
     """Matrix products in float32 proper, not in TF32, whatever was set before."""
     matmul = torch.backends.cuda.matmul
-    before: bool | str
+    name: str = "allow_tf32"
+    wanted: bool | str = False
     try:
-        name, before, wanted = "allow_tf32", matmul.allow_tf32, False
+        before = getattr(matmul, name)
     except RuntimeError:  # torch has two settings of this, and refuses to read the old one where the new one was used
-        name, before, wanted = "fp32_precision", matmul.fp32_precision, "ieee"
+        name, wanted = "fp32_precision", "ieee"
+        before = getattr(matmul, name)
     if before != wanted:
         setattr(matmul, name, wanted)
     try:
