@@ -208,6 +208,18 @@ def test_norms_of_every_size_in_one_pool(metric):
     assert_same(target, source[order[::-1]], 9, metric, (300, 900), atol=0 if metric != "cosine" else 1e-12)
 
 
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("metric", METRICS)
+def test_targets_far_smaller_than_the_sources_in_ragged_blocks(metric):
+    """The factor of a product underflows, and the last group has places for sources that are not there."""
+    random = np.random.default_rng(14)
+    for count in range(1, 40, 3):
+        source = random.standard_normal((count, 40)) * 10.0 ** random.integers(-30, 31, (count, 1))
+        target = 1e-28 * random.standard_normal((3, 40))
+        target[1] = source[-1]
+        assert_same(target, source, 2, metric, (count // 2,), atol=0 if metric != "cosine" else 1e-12)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("offset", [1e3, 1e6])
 def test_offset_vectors_where_the_product_cancels(metric, offset):

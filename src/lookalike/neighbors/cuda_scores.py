@@ -131,9 +131,11 @@ class Scoring:
             self.targets.fine.vectors, self.sources.fine.vectors, hit_targets, hit_groups, manhattan=False
         )
         columns = hit_groups[:, None] * GROUP + torch.arange(GROUP, device=scores.device)
-        offsets = self.sources.offsets.float()[columns.clamp_(max=len(self.sources.raw) - 1)]
+        outside = columns >= len(self.sources.raw)
+        offsets = self.sources.offsets.float()[columns.masked_fill_(outside, 0)]
         scores *= self.factors.float()[hit_targets, None]
-        return scores.addcmul_(self.weights.float()[hit_targets, None], offsets)
+        scores.addcmul_(self.weights.float()[hit_targets, None], offsets)
+        return scores.masked_fill_(outside, -torch.inf)  # again: times a factor of 0 it would be none
 
     def fine(self) -> torch.Tensor:
         """All scores in float32."""
