@@ -6,8 +6,8 @@ import torch
 
 from lookalike.neighbors.cuda_sides import exponents_of, power_of_two
 
-#: Values gathered at a time, a side (32 MB in float64).
-_GATHER = 1 << 22
+#: Values gathered at a time, a side (128 MB in float64); a few times that in between.
+_GATHER = 1 << 24
 #: Entries sorted at a time: distance, row and place of each.
 _MERGED = 1 << 24
 
