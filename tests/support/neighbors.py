@@ -34,6 +34,11 @@ def nearest(distances, k):
     return found, np.where(np.isinf(found), -1, rows)
 
 
+def brute_force(target, source, k, metric):
+    """Distances and rows of the k nearest, float64."""
+    return nearest(all_distances(target, source, metric), k)
+
+
 def assert_neighbors(found, distances, k):
     """What was found is what the distances of all pairs say."""
     expected, rows = nearest(distances, k)

@@ -58,7 +58,7 @@ def _on(device: str, targets: Floats, metric: str, k: int) -> Finder:
         return CpuFinder(targets, metric, k)
     import torch
 
-    from lookalike.neighbors.cuda import CudaFinder
+    from lookalike.neighbors.cuda.finder import CudaFinder
 
     return CudaFinder(targets, metric, k, torch.device(device))
 

@@ -1,0 +1,233 @@
+"""Exact nearest neighbours on a GPU: a bfloat16 pass over everything, float32 and float64 for the few that matter.
+
+For a block of sources and a block of targets:
+
+1. Score all pairs in bfloat16 (Manhattan: float32) and keep the largest score of each group of 16 sources.
+2. The k-th nearest source so far, or the k-th largest group of the block, is a floor: a group whose maximum stays below
+   it by more than the error bound holds no neighbour. The others' members are scored in float32.
+3. A target with too many such groups is scored against the whole block in float32, and if that still leaves too many
+   sources, in float64: the precision that can tell its sources apart.
+4. What is left, a few more than k a target, is measured in float64 and merged into the k best by (distance, row).
+
+Nothing is dropped but by a proven bound (`scores`), so the result is that of float64 brute force. On a CPU device
+the same steps run in plain torch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from lookalike.neighbors.base import Floats, Found, Rows
+from lookalike.neighbors.cuda.exact import merge, pair_distances
+from lookalike.neighbors.cuda.products import GROUP
+from lookalike.neighbors.cuda.scores import Bound, Scoring
+from lookalike.neighbors.cuda.sides import Frame, Side, choose_frame, make_sources, make_targets
+
+#: Sources of a block, and more for a large k: with many groups to one neighbour, few groups hold one.
+_SOURCES = 65_536
+_SOURCES_PER_NEIGHBOR = 64
+#: Values of a block of sources (1 GB in float32); it is held in its own type, in float32 and in bfloat16.
+_SOURCE_VALUES = 1 << 28
+#: Targets of a block, and group maxima (256 MB in float32).
+_TARGETS = 16_384
+_MAXIMA = 1 << 26
+#: A target is crowded if more groups pass than this share of all, or than this. Reading one group's members for one
+#: target costs what a matrix product needs for hundreds of them.
+_GROUP_SHARE = 32
+_LEAST_GROUPS = 16
+#: The same for sources that are left to measure: more than this share, and than twice k.
+_PAIR_SHARE = 256
+#: Scores of a whole block at a time, in float32 (256 MB) and in float64 (128 MB).
+_FINE = 1 << 26
+_WIDE = 1 << 24
+
+
+class CudaFinder:
+    """Finds the k nearest sources of some targets on one device; a `Finder`.
+
+    Parameters
+    ----------
+    targets:
+        targets x dimension, float32 or float64, finite.
+    metric:
+        ``cosine`` (1 - cos), ``euclidean``, ``manhattan`` or ``inner_product`` (minus the dot product).
+    k:
+        Neighbours a target.
+    device:
+        Where to search; Triton kernels need a CUDA device of compute capability 8 or more.
+    """
+
+    def __init__(self, targets: Floats, metric: str, k: int, device: torch.device) -> None:
+        self._device = device
+        self._metric = metric
+        self._k = k
+        self._raw_targets = _on_device(targets, device)
+        count = len(targets)
+        self._distances = torch.full((count, k), torch.inf, dtype=torch.float64, device=device)
+        self._rows = torch.full((count, k), -1, dtype=torch.int64, device=device)
+        self._widened = torch.zeros(count, dtype=torch.bool, device=device)
+        self._frame: Frame | None = None
+        self._targets: Side | None = None
+
+    def see(self, vectors: Floats | torch.Tensor, rows: Rows) -> None:
+        """Take the next sources.
+
+        Parameters
+        ----------
+        vectors:
+            sources x dimension, float32 or float64, finite; an array, or a tensor on any device.
+        rows:
+            Their rows in the whole pool, ascending within a call and from call to call.
+        """
+        dimension = self._raw_targets.shape[1]
+        size = min(max(_SOURCES, _SOURCES_PER_NEIGHBOR * self._k), max(GROUP, _SOURCE_VALUES // dimension))
+        for first in range(0, len(vectors), size):
+            part = slice(first, first + size)
+            self._see_block(_on_device(vectors[part], self._device), _on_device(rows[part], self._device))
+
+    def finish(self) -> Found:
+        """Return what was found."""
+        return Found(self._distances.cpu().numpy(), self._rows.cpu().numpy(), self._widened.cpu().numpy())
+
+    def _see_block(self, vectors: torch.Tensor, rows: torch.Tensor) -> None:
+        """Take one block of sources."""
+        if self._frame is None or self._targets is None:
+            self._frame = choose_frame(self._metric, self._raw_targets, vectors)
+            self._targets = make_targets(self._frame, self._raw_targets)
+        sources = make_sources(self._frame, vectors)
+        groups = -(-len(vectors) // GROUP)
+        for part in _parts(len(self._raw_targets), min(_TARGETS, max(1, _MAXIMA // groups))):
+            index = torch.arange(part.start, part.stop, device=self._device)
+            self._scan(index, Scoring(self._frame, self._targets.at(part), sources), rows)
+
+    def _scan(self, index: torch.Tensor, scoring: Scoring, rows: torch.Tensor) -> None:
+        """Take one block of sources for one block of targets, whose numbers are `index`."""
+        floor = scoring.floor(self._distances[index, -1])
+        bound = scoring.bound("coarse")
+        maxima = scoring.maxima()
+        most = max(_LEAST_GROUPS, scoring.groups // _GROUP_SHARE)
+        hits = maxima >= bound.threshold(floor, maxima.dtype)[:, None]
+        counts = hits.sum(1)
+        if bool(
+            (counts > most).any()
+        ):  # the first sources, or nearer ones than all before: the block has its own floor
+            floor = self._raised(floor, maxima, bound)
+            hits = maxima >= bound.threshold(floor, maxima.dtype)[:, None]
+            counts = hits.sum(1)
+        crowded = counts > most
+        # With a large k, many groups pass that do hold neighbours: no fault of the precision.
+        self._widened[index[crowded & (counts > 2 * self._k)]] = True
+        hits &= ~crowded[:, None]
+        wide = self._settle_members(index, scoring, rows, floor, hits)
+        wide |= self._settle_all(crowded.nonzero()[:, 0], index, scoring, rows, floor, last=False)
+        self._widened[index[wide]] = True
+        self._settle_all(wide.nonzero()[:, 0], index, scoring, rows, floor, last=True)
+
+    def _settle_members(
+        self, index: torch.Tensor, scoring: Scoring, rows: torch.Tensor, floor: torch.Tensor, hits: torch.Tensor
+    ) -> torch.Tensor:
+        """Take the members of the groups that passed; returns which targets have too many to measure."""
+        hit_targets, hit_groups = hits.nonzero(as_tuple=True)
+        if not len(hit_targets):
+            return torch.zeros_like(index, dtype=torch.bool)
+        counts = hits.sum(1)
+        place = torch.arange(len(hit_targets), device=self._device) - (counts.cumsum(0) - counts)[hit_targets]
+        width = int(counts.max())
+        groups = torch.zeros((len(index), width), dtype=torch.int64, device=self._device)
+        groups[hit_targets, place] = hit_groups
+        members = scoring.members(hit_targets, hit_groups)
+        scores = torch.full((len(index), width, GROUP), -torch.inf, dtype=members.dtype, device=self._device)
+        scores[hit_targets, place] = members
+        return self._settle(index, scoring, rows, scores.flatten(1), scoring.bound("members"), floor, groups)
+
+    def _settle_all(
+        self,
+        crowded: torch.Tensor,
+        index: torch.Tensor,
+        scoring: Scoring,
+        rows: torch.Tensor,
+        floor: torch.Tensor,
+        *,
+        last: bool,
+    ) -> torch.Tensor:
+        """Take all sources of the block for crowded targets; returns which targets have too many to measure."""
+        remaining = torch.zeros_like(index, dtype=torch.bool)
+        for some in torch.split(crowded, max(1, (_WIDE if last else _FINE) // len(rows))):
+            if not len(some):
+                continue
+            own = scoring.at(some)
+            scores, bound = (own.wide(), own.bound("wide")) if last else (own.fine(), own.bound("fine"))
+            remaining[some] = self._settle(index[some], own, rows, scores, bound, floor[some], last=last)
+        return remaining
+
+    def _settle(
+        self,
+        index: torch.Tensor,
+        scoring: Scoring,
+        rows: torch.Tensor,
+        scores: torch.Tensor,
+        bound: Bound,
+        floor: torch.Tensor,
+        groups: torch.Tensor | None = None,
+        *,
+        last: bool = False,
+    ) -> torch.Tensor:
+        """Measure and merge the sources whose score may reach the floor.
+
+        Parameters
+        ----------
+        index:
+            Numbers of the targets.
+        scoring:
+            Theirs.
+        rows:
+            Of the sources.
+        scores, bound, floor:
+            targets x sources; theirs.
+        groups:
+            The groups that the scores are of, targets x groups; None where they are of all sources in order.
+        last:
+            Measure them however many they are.
+
+        Returns
+        -------
+        torch.Tensor
+            Which targets have too many to measure; nothing was merged for them.
+        """
+        floor = self._raised(floor, scores, bound)
+        near = scores >= bound.threshold(floor, scores.dtype)[:, None]
+        # What stands for no source has the score minus infinity, which an open threshold lets pass.
+        near &= scores > -torch.inf
+        crowded = near.sum(1) > (len(rows) if last else max(2 * self._k, len(rows) // _PAIR_SHARE))
+        near &= ~crowded[:, None]
+        pairs, columns = near.nonzero(as_tuple=True)
+        if groups is not None:
+            columns = groups[pairs, columns // GROUP] * GROUP + columns % GROUP
+        distances = pair_distances(self._metric, self._raw_targets, scoring.sources.raw, index[pairs], columns)
+        merge(self._distances, self._rows, index, pairs, distances, rows[columns])
+        return crowded
+
+    def _raised(self, floor: torch.Tensor, scores: torch.Tensor, bound: Bound) -> torch.Tensor:
+        """The floor, raised to what the k-th largest of these scores is certain to reach."""
+        if scores.shape[1] < self._k:
+            return floor
+        return torch.maximum(floor, bound.lower(torch.topk(scores, self._k, dim=1, sorted=True).values[:, -1]))
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size`."""
+    return (slice(first, min(first + size, count)) for first in range(0, count, size))
+
+
+def _on_device(values: Floats | Rows | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """An array as a tensor on the device."""
+    if isinstance(values, np.ndarray):
+        with warnings.catch_warnings():
+            # Read-only memory, which torch warns of: it is only read here.
+            warnings.simplefilter("ignore", UserWarning)
+            values = torch.from_numpy(np.ascontiguousarray(values))
+    return values.to(device)

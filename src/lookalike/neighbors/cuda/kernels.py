@@ -1,0 +1,222 @@
+"""The search's inner loops on a GPU, in Triton: first-pass scores of tiles, and scores of single groups.
+
+A *group* is `GROUP` consecutive sources. The first pass writes only the largest score of each group, a sixteenth of the
+matrix. Without a GPU the kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), which is how they are tested
+everywhere; `products` has the same functions in plain torch.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+#: Consecutive sources whose largest score is written.
+GROUP = 16
+#: Dimensions taken at a time; every matrix that comes here is padded with zeros to a multiple of it.
+STEP = 64
+#: Tile of the products: targets, sources, tiles of targets that share tiles of sources in the cache, warps, stages.
+_PRODUCT_TILE = (128, 128)
+_PRODUCT_BAND = 8
+_PRODUCT_WARPS = 8
+_PRODUCT_STAGES = 3
+#: Tile of the sums of differences, and its warps: so that a thread has a patch of 8 x 4, few loads to many sums.
+_MANHATTAN_TILE = (32, 128)
+_MANHATTAN_WARPS = 4
+#: Warps that score one group.
+_MEMBER_WARPS = 2
+
+
+def product_maxima(
+    targets: torch.Tensor, sources: torch.Tensor, factors: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
+    """Largest of factor * (target . source) + weight * offset in every group.
+
+    Parameters
+    ----------
+    targets, sources:
+        rows x dimension, bfloat16, contiguous, dimension a multiple of `STEP`.
+    factors, weights:
+        Per target, float32.
+    offsets:
+        Per source, float32.
+
+    Returns
+    -------
+    torch.Tensor
+        targets x groups, float32.
+    """
+    maxima = _empty_maxima(targets, sources, GROUP)
+    rows, columns = _PRODUCT_TILE
+    tiles = triton.cdiv(len(targets), rows) * triton.cdiv(len(sources), columns)
+    _product_maxima[(tiles,)](
+        targets, sources, factors, weights, offsets, maxima,
+        len(targets), len(sources), targets.shape[1], maxima.shape[1],
+        rows=rows, columns=columns, step=STEP, group=GROUP, band=_PRODUCT_BAND,
+        num_warps=_PRODUCT_WARPS, num_stages=_PRODUCT_STAGES,
+    )  # fmt: skip
+    return maxima
+
+
+def manhattan_maxima(targets: torch.Tensor, sources: torch.Tensor, group: int) -> torch.Tensor:
+    """Largest negative L1 distance in every group of `group` sources; with 1, all of them.
+
+    Parameters
+    ----------
+    targets, sources:
+        rows x dimension, float32, dimension even.
+    group:
+        1, or a power of two up to the tile's width.
+
+    Returns
+    -------
+    torch.Tensor
+        targets x groups, float32.
+    """
+    maxima = _empty_maxima(targets, sources, group)
+    rows, columns = _MANHATTAN_TILE
+    tiles = triton.cdiv(len(targets), rows) * triton.cdiv(len(sources), columns)
+    # One dimension of many vectors is read at a time: side by side in memory when the matrices stand on their side.
+    _manhattan_maxima[(tiles,)](
+        targets.t().contiguous(), sources.t().contiguous(), maxima,
+        len(targets), len(sources), targets.shape[1], maxima.shape[1],
+        rows=rows, columns=columns, group=group, num_warps=_MANHATTAN_WARPS,
+    )  # fmt: skip
+    return maxima
+
+
+def member_scores(
+    targets: torch.Tensor,
+    sources: torch.Tensor,
+    hit_targets: torch.Tensor,
+    hit_groups: torch.Tensor,
+    *,
+    manhattan: bool,
+) -> torch.Tensor:
+    """Scores of all members of some groups, each for one target.
+
+    Parameters
+    ----------
+    targets, sources:
+        rows x dimension, float32, contiguous, dimension a multiple of `STEP`.
+    hit_targets, hit_groups:
+        int64, one pair a hit.
+    manhattan:
+        Negative L1 distances instead of products.
+
+    Returns
+    -------
+    torch.Tensor
+        hits x `GROUP`, float32; minus infinity beyond the last source.
+    """
+    scores = torch.empty((len(hit_targets), GROUP), dtype=torch.float32, device=targets.device)
+    if len(hit_targets):
+        _member_scores[(len(hit_targets),)](
+            targets, sources, hit_targets, hit_groups, scores, len(sources), targets.shape[1],
+            group=GROUP, step=STEP, manhattan=manhattan, num_warps=_MEMBER_WARPS,
+        )  # fmt: skip
+    return scores
+
+
+def _empty_maxima(targets: torch.Tensor, sources: torch.Tensor, group: int) -> torch.Tensor:
+    """Room for the maxima of every target."""
+    shape = (len(targets), triton.cdiv(len(sources), group))
+    return torch.empty(shape, dtype=torch.float32, device=targets.device)
+
+
+@triton.jit
+def _store_maxima(
+    scores, maxima, row, first_column, row_count, column_count, group_count,
+    rows: tl.constexpr, columns: tl.constexpr, group: tl.constexpr,
+):  # fmt: skip
+    """The largest score of each group of a tile."""
+    column = first_column + tl.arange(0, columns)
+    scores = tl.where((column < column_count)[None, :], scores, float("-inf"))
+    if group > 1:
+        scores = tl.max(tl.reshape(scores, (rows, columns // group, group)), axis=2)
+    place = first_column // group + tl.arange(0, columns // group)
+    at = maxima + row.to(tl.int64)[:, None] * group_count + place[None, :]
+    tl.store(at, scores, mask=(row < row_count)[:, None] & (place < group_count)[None, :])
+
+
+@triton.jit
+def _product_maxima(
+    targets, sources, factors, weights, offsets, maxima, row_count, column_count, dimension, group_count,
+    rows: tl.constexpr, columns: tl.constexpr, step: tl.constexpr, group: tl.constexpr, band: tl.constexpr,
+):  # fmt: skip
+    """One tile: targets x sources. Tiles run down bands of rows, so that neighbours in time share sources."""
+    row_tiles = tl.cdiv(row_count, rows)
+    column_tiles = tl.cdiv(column_count, columns)
+    band_tiles = band * column_tiles
+    first_row_tile = (tl.program_id(0) // band_tiles) * band
+    band_rows = tl.minimum(row_tiles - first_row_tile, band)
+    row_tile = first_row_tile + (tl.program_id(0) % band_tiles) % band_rows
+    first_column = (tl.program_id(0) % band_tiles) // band_rows * columns
+    row = row_tile * rows + tl.arange(0, rows)
+    column = first_column + tl.arange(0, columns)
+    inner = tl.arange(0, step)
+    left = targets + row.to(tl.int64)[:, None] * dimension + inner[None, :]
+    right = sources + column.to(tl.int64)[None, :] * dimension + inner[:, None]
+    total = tl.zeros((rows, columns), tl.float32)
+    for _ in range(0, dimension, step):
+        one = tl.load(left, mask=(row < row_count)[:, None], other=0.0)
+        other = tl.load(right, mask=(column < column_count)[None, :], other=0.0)
+        total = tl.dot(one, other, total)
+        left += step
+        right += step
+    factor = tl.load(factors + row, mask=row < row_count, other=0.0)
+    weight = tl.load(weights + row, mask=row < row_count, other=0.0)
+    offset = tl.load(offsets + column, mask=column < column_count, other=0.0)
+    scores = factor[:, None] * total + weight[:, None] * offset[None, :]
+    _store_maxima(scores, maxima, row, first_column, row_count, column_count, group_count, rows, columns, group)
+
+
+@triton.jit
+def _manhattan_maxima(
+    targets, sources, maxima, row_count, column_count, dimension, group_count,
+    rows: tl.constexpr, columns: tl.constexpr, group: tl.constexpr,
+):  # fmt: skip
+    """One tile of negative L1 distances; both matrices stand on their side: dimension x vectors."""
+    row_tiles = tl.cdiv(row_count, rows)
+    row = (tl.program_id(0) % row_tiles) * rows + tl.arange(0, rows)
+    first_column = (tl.program_id(0) // row_tiles) * columns
+    column = first_column + tl.arange(0, columns)
+    left = targets + row
+    right = sources + column
+    total = tl.zeros((rows, columns), tl.float32)
+    for _ in range(0, dimension, 2):
+        # Two dimensions at once: the second's loads are on their way while the first is added.
+        one = tl.load(left, mask=row < row_count, other=0.0)
+        other = tl.load(right, mask=column < column_count, other=0.0)
+        next_one = tl.load(left + row_count, mask=row < row_count, other=0.0)
+        next_other = tl.load(right + column_count, mask=column < column_count, other=0.0)
+        total += tl.abs(one[:, None] - other[None, :])
+        total += tl.abs(next_one[:, None] - next_other[None, :])
+        left += 2 * row_count
+        right += 2 * column_count
+    _store_maxima(-total, maxima, row, first_column, row_count, column_count, group_count, rows, columns, group)
+
+
+@triton.jit
+def _member_scores(
+    targets, sources, hit_targets, hit_groups, scores, column_count, dimension,
+    group: tl.constexpr, step: tl.constexpr, manhattan: tl.constexpr,
+):  # fmt: skip
+    """The members of one group for one target. `step` sums side by side, added at the end: fewer roundings a sum."""
+    hit = tl.program_id(0).to(tl.int64)
+    inner = tl.arange(0, step)
+    column = tl.load(hit_groups + hit) * group + tl.arange(0, group)
+    left = targets + tl.load(hit_targets + hit) * dimension + inner
+    right = sources + column[:, None] * dimension + inner[None, :]
+    total = tl.zeros((group, step), tl.float32)
+    for _ in range(0, dimension, step):
+        one = tl.load(left)
+        other = tl.load(right, mask=(column < column_count)[:, None], other=0.0)
+        if manhattan:
+            total -= tl.abs(one[None, :] - other)
+        else:
+            total += one[None, :] * other
+        left += step
+        right += step
+    score = tl.where(column < column_count, tl.sum(total, axis=1), float("-inf"))
+    tl.store(scores + hit * group + tl.arange(0, group), score)

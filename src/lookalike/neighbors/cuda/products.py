@@ -1,0 +1,139 @@
+"""Scores on the device: Triton kernels on a GPU, plain torch of the same meaning everywhere else."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+#: Consecutive sources whose largest score is looked at first, and what dimensions are padded to: as in `kernels`.
+GROUP = 16
+STEP = 64
+#: Values gathered at a time without a kernel.
+_GATHER = 1 << 24
+
+
+@functools.cache
+def has_kernels(device: torch.device) -> bool:
+    """Whether the Triton kernels run on a device: bfloat16 on tensor cores needs compute capability 8."""
+    if device.type != "cuda" or torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] < 8:
+        return False
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Matrix products in float32 proper, not in TF32, whatever was set before."""
+    matmul = torch.backends.cuda.matmul
+    name: str = "allow_tf32"
+    wanted: bool | str = False
+    try:
+        before = getattr(matmul, name)
+    except RuntimeError:  # torch has two settings of this, and refuses to read the old one where the new one was used
+        name, wanted = "fp32_precision", "ieee"
+        before = getattr(matmul, name)
+    if before != wanted:
+        setattr(matmul, name, wanted)
+    try:
+        yield
+    finally:
+        if before != wanted:
+            setattr(matmul, name, before)
+
+
+def product_maxima(
+    targets: torch.Tensor, sources: torch.Tensor, factors: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
+    """Largest of factor * (target . source) + weight * offset in every group; see `kernels.product_maxima`."""
+    if has_kernels(targets.device):
+        from lookalike.neighbors.cuda import kernels
+
+        return kernels.product_maxima(targets, sources, factors, weights, offsets)
+    return plain_product_maxima(targets, sources, factors, weights, offsets)
+
+
+def plain_product_maxima(
+    targets: torch.Tensor, sources: torch.Tensor, factors: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
+    """`product_maxima` in plain torch; products of two bfloat16 are exact in float32."""
+    return _maxima(products(targets.float(), sources.float(), factors, weights, offsets), GROUP)
+
+
+def products(
+    targets: torch.Tensor, sources: torch.Tensor, factors: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
+    """All of factor * (target . source) + weight * offset, in the vectors' own type."""
+    with full_float32():
+        scores = targets @ sources.t()
+    scores *= factors[:, None]
+    # Targets by targets: the outer product of weights and offsets would be a second matrix of this size.
+    scores.addr_(weights, offsets)
+    return scores
+
+
+def manhattan_maxima(targets: torch.Tensor, sources: torch.Tensor, group: int) -> torch.Tensor:
+    """Largest negative L1 distance in every group of `group` sources; with 1, all of them."""
+    if targets.dtype == torch.float32 and has_kernels(targets.device):
+        from lookalike.neighbors.cuda import kernels
+
+        return kernels.manhattan_maxima(targets, sources, group)
+    return plain_manhattan_maxima(targets, sources, group)
+
+
+def plain_manhattan_maxima(targets: torch.Tensor, sources: torch.Tensor, group: int) -> torch.Tensor:
+    """`manhattan_maxima` in plain torch."""
+    return _maxima(torch.cdist(targets, sources, p=1).neg_(), group)
+
+
+def member_scores(
+    targets: torch.Tensor,
+    sources: torch.Tensor,
+    hit_targets: torch.Tensor,
+    hit_groups: torch.Tensor,
+    *,
+    manhattan: bool,
+) -> torch.Tensor:
+    """Scores of all members of some groups, each for one target; see `kernels.member_scores`."""
+    if has_kernels(targets.device):
+        from lookalike.neighbors.cuda import kernels
+
+        return kernels.member_scores(targets, sources, hit_targets, hit_groups, manhattan=manhattan)
+    return plain_member_scores(targets, sources, hit_targets, hit_groups, manhattan=manhattan)
+
+
+def plain_member_scores(
+    targets: torch.Tensor,
+    sources: torch.Tensor,
+    hit_targets: torch.Tensor,
+    hit_groups: torch.Tensor,
+    *,
+    manhattan: bool,
+) -> torch.Tensor:
+    """`member_scores` in plain torch, summed in two stages as there, so that one error bound holds for both."""
+    scores = torch.empty((len(hit_targets), GROUP), dtype=torch.float32, device=targets.device)
+    members = torch.arange(GROUP, device=targets.device)
+    step = max(1, _GATHER // (GROUP * targets.shape[1]))
+    for first in range(0, len(hit_targets), step):
+        part = slice(first, first + step)
+        columns = hit_groups[part, None] * GROUP + members
+        inside = columns < len(sources)
+        one, other = targets[hit_targets[part], None], sources[torch.where(inside, columns, 0)]
+        terms = (one - other).abs_().neg_() if manhattan else one * other
+        sums = terms.view(len(terms), GROUP, -1, STEP).sum(2).sum(2)
+        scores[part] = torch.where(inside, sums, -torch.inf)
+    return scores
+
+
+def _maxima(scores: torch.Tensor, group: int) -> torch.Tensor:
+    """The largest of every `group` consecutive columns."""
+    if group == 1:
+        return scores
+    missing = -scores.shape[1] % group
+    padded = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
+    return padded.view(len(scores), -1, group).amax(2)
