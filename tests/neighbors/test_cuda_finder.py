@@ -12,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lookalike.neighbors.cuda import exact, finder, products, scores, sides
+from lookalike.neighbors.cuda import exact as cuda_exact
+from lookalike.neighbors.cuda import finder as cuda
+from lookalike.neighbors.cuda import products as cuda_products
+from lookalike.neighbors.cuda import scores as cuda_scores
+from lookalike.neighbors.cuda import sides as cuda_sides
 from lookalike.neighbors.cuda.finder import CudaFinder
 from lookalike.neighbors.cuda.scores import Scoring
 from support.neighbors import METRICS, brute_force
@@ -47,10 +51,10 @@ def assert_same(target, source, k, metric, cuts=(), rows=None, atol=1e-12):
 def small_blocks(monkeypatch):
     """Blocks of a few rows, so that small data crosses every boundary and takes every way."""
     for module, name, value in (
-        (finder, "_SOURCES", 48), (finder, "_SOURCES_PER_NEIGHBOR", 2), (finder, "_TARGETS", 3), (finder, "_LEAST_GROUPS", 1),
-        (finder, "_PAIR_SHARE", 8), (finder, "_FINE", 100), (finder, "_WIDE", 60), (scores, "_WIDE", 30),
-        (sides, "_PREPARED", 128), (sides, "_SAMPLE", 5), (exact, "_GATHER", 12),
-        (exact, "_MERGED", 40), (products, "_GATHER", 1024),
+        (cuda, "_SOURCES", 48), (cuda, "_SOURCES_PER_NEIGHBOR", 2), (cuda, "_TARGETS", 3), (cuda, "_LEAST_GROUPS", 1),
+        (cuda, "_PAIR_SHARE", 8), (cuda, "_FINE", 100), (cuda, "_WIDE", 60), (cuda_scores, "_WIDE", 30),
+        (cuda_sides, "_PREPARED", 128), (cuda_sides, "_SAMPLE", 5), (cuda_exact, "_GATHER", 12),
+        (cuda_exact, "_MERGED", 40), (cuda_products, "_GATHER", 1024),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
@@ -137,7 +141,7 @@ def measured_distances(target, source, metric):
     """Every distance as the search measures it."""
     left, right = torch.from_numpy(target), torch.from_numpy(source)
     pairs = torch.cartesian_prod(torch.arange(len(left)), torch.arange(len(right)))
-    return exact.pair_distances(metric, left, right, pairs[:, 0], pairs[:, 1]).view(len(left), -1).numpy()
+    return cuda_exact.pair_distances(metric, left, right, pairs[:, 0], pairs[:, 1]).view(len(left), -1).numpy()
 
 
 def test_a_target_that_bfloat16_cannot_decide_is_reported():
@@ -152,8 +156,8 @@ def test_a_target_that_bfloat16_cannot_decide_is_reported():
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_pool_of_twins_stays_exact(metric, monkeypatch):
-    monkeypatch.setattr(exact, "_MERGED", 5_000)
-    monkeypatch.setattr(finder, "_WIDE", 10_000)
+    monkeypatch.setattr(cuda_exact, "_MERGED", 5_000)
+    monkeypatch.setattr(cuda, "_WIDE", 10_000)
     random = np.random.default_rng(7)
     twin = random.standard_normal(37).astype(np.float32)
     source = np.tile(twin, (7_000, 1))
@@ -265,7 +269,7 @@ def test_tf32_is_off_for_products_and_restored(setting):
     precision = torch.get_float32_matmul_precision(), matmul.fp32_precision
     try:
         setattr(matmul, *setting)
-        with products.full_float32():
+        with cuda_products.full_float32():
             assert matmul.fp32_precision in {"ieee", "none"}
             assert not matmul.allow_tf32
         assert getattr(matmul, setting[0]) == setting[1]
@@ -291,8 +295,8 @@ def test_every_score_is_within_its_bound(metric, name, kind):
     """Against scores in extended precision; the floor of a source's own distance lets it pass."""
     random = np.random.default_rng(13)
     left, right = (torch.from_numpy(DATA[name](random, (count, 50))).to(kind) for count in (7, 80))
-    frame = sides.choose_frame(metric, left, right)
-    scoring = Scoring(frame, sides.make_targets(frame, left), sides.make_sources(frame, right))
+    frame = cuda_sides.choose_frame(metric, left, right)
+    scoring = Scoring(frame, cuda_sides.make_targets(frame, left), cuda_sides.make_sources(frame, right))
     distances = torch.from_numpy(measured_distances(left.numpy(), right.numpy(), metric))
     hits = torch.cartesian_prod(torch.arange(7), torch.arange(5))
     members = scoring.members(hits[:, 0], hits[:, 1]).view(7, 80)

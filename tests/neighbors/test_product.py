@@ -24,7 +24,7 @@ def test_the_faster_library_is_kept(slow, writeable, monkeypatch):
             used.append(name)
             real(*given)
             if name == slow:
-                time.sleep(0.02)
+                time.sleep(0.2)
 
         monkeypatch.setattr(product, f"_by_{name}", way)
     monkeypatch.setattr(product, "_LEAST_TRIAL", 1)
