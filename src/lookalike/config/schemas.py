@@ -148,9 +148,7 @@ class NearestNeighborsConfig:
         -1.0, "keep pairs with distance <= threshold; a negative value switches this off, 0 does not"
     )
     within_label: bool = setting(False, "search among the pool images of a target's label only, so that topn come back")
-    device: str = setting(
-        "auto", "where to search: auto, cpu, cuda, cuda:1, several with commas; the result is the same"
-    )
+    device: str = setting("auto", "where to search: auto (the processor), cpu, cuda, cuda:1, several with commas")
     memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
 
     def validate(self) -> None:

@@ -10,33 +10,25 @@ from lookalike.errors import ConfigError
 from lookalike.neighbors.base import Finder, Floats, Found, Rows
 from lookalike.neighbors.finder import CpuFinder
 
-#: With `auto`, a search of fewer multiplications runs on the processor: a GPU takes longer to begin.
-_WORTH_A_GPU = 50_000_000_000
 
-
-def choose_devices(wanted: str, multiplications: int) -> list[str]:
+def choose_devices(wanted: str) -> list[str]:
     """The devices of the setting `device`: ``cpu``, or names of CUDA devices.
 
     Parameters
     ----------
     wanted:
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or several of these with commas; ``auto`` takes all GPUs where the
-        search is large.
-    multiplications:
-        Of the whole search.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or several of these with commas; ``auto`` is the processor.
 
     Raises
     ------
     ConfigError
         When a device is unknown, not there, or of a kind that cannot search.
     """
-    if wanted == "cpu" or (wanted == "auto" and multiplications < _WORTH_A_GPU):
+    if wanted in ("auto", "cpu"):
         return ["cpu"]  # without loading torch
     from lookalike.encoders.load import choose_devices as there
 
     devices = there(wanted, "torch")
-    if devices == ["mps"] and wanted == "auto":
-        return ["cpu"]
     if not all(device == "cpu" or device.startswith("cuda") for device in devices):
         raise ConfigError(f"device={wanted!r} is not possible for a search", hint="use auto, cpu or cuda")
     return sorted(set(devices))
