@@ -10,7 +10,7 @@ from lookalike.neighbors import search
 from lookalike.neighbors.base import Neighbors
 from lookalike.neighbors.devices import DealingFinder
 from lookalike.neighbors.finder import CpuFinder
-from lookalike.tables.embedding_table import read_embedding_table
+from lookalike.tables.embedding_stream import read_embedding_table
 from support.embeddings import write_embeddings
 from support.neighbors import METRICS, all_distances, assert_neighbors
 

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike.errors import TableError, VectorError
-from lookalike.tables.embedding_table import EmbeddingTableWriter, read_embedding_table
+from lookalike.tables.embedding_stream import read_embedding_table
+from lookalike.tables.embedding_table import EmbeddingTableWriter
 from support.embeddings import FLOATS, embedding_table, identity, write_embeddings
 
 VECTORS = np.array([[0.5, -1.25, 3.0], [2.0, 0.125, -0.5]])

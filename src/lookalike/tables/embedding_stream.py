@@ -1,4 +1,4 @@
-"""An embedding table that is read part by part, for pools that do not fit in memory."""
+"""Reading embedding tables: part by part, for pools that do not fit in memory, or as a whole."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError, VectorError
-from lookalike.tables.embedding_table import READ_ROWS, Parts
+from lookalike.tables.embedding_table import EmbeddingTable, Parts
 from lookalike.tables.image_table import check_filepath
 from lookalike.tables.vectors import Matrix, MatrixBuilder, is_vector_type
+
+#: Rows read at a time: bounds what reading holds beside the matrix (64 MB at 1,024 float32 dimensions).
+_READ_ROWS = 16_384
+#: Rows that are looked at before anything else.
+_FIRST_ROWS = 1024
 
 _Item = TypeVar("_Item")
 
@@ -83,8 +88,9 @@ class EmbeddingStream:
         self.rows = sum(pq.read_metadata(file).num_rows for file in self._parts.files)
         if not self.rows:
             raise TableError("has no rows", where=path, hint="check how the table was made")
-        first = MatrixBuilder(1, self.dtype, self._where)
-        first.add(next(self._batches((column,), 1)).column(0)[:1])
+        batch = next(batch for batch in self._batches((column,), _FIRST_ROWS) if batch.num_rows)
+        first = MatrixBuilder(batch.num_rows, self.dtype, self._where)
+        first.add(batch.column(0))
         assert first.matrix is not None
         self.dimension = first.matrix.shape[1]
 
@@ -105,9 +111,17 @@ class EmbeddingStream:
     def check_filepaths(self) -> None:
         """Refuse a column `filepath` that is missing or has nulls."""
         self._parts.require("filepath")
-        for batch in self._batches(("filepath",), READ_ROWS):
+        for batch in self._batches(("filepath",), _READ_ROWS):
             if batch.num_rows:
                 check_filepath(pa.Table.from_batches([batch]), self.name)
+
+    def read_scalars(self) -> pa.Table:
+        """The columns `filepath` and, where there is one, `label`, of all rows."""
+        self._parts.require("filepath")
+        try:
+            return check_filepath(self._parts.read(("filepath", "label")), self.name)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._damaged(error) from error
 
     def pick(self, rows: npt.NDArray[np.int64], columns: tuple[str, ...]) -> pa.Table:
         """Read other columns of some rows, in ascending order; a column that no file has is left out.
@@ -121,7 +135,7 @@ class EmbeddingStream:
         """
         there = tuple(name for name in columns if any(name in schema.names for schema in self._parts.schemas))
         picked, first = [], 0
-        for batch in self._batches(there, READ_ROWS):
+        for batch in self._batches(there, _READ_ROWS):
             begin, end = np.searchsorted(rows, (first, first + batch.num_rows))
             if end > begin:
                 picked.append(pa.Table.from_batches([batch.take(pa.array(rows[begin:end] - first))]))
@@ -137,7 +151,7 @@ class EmbeddingStream:
         columns = (self._column, "label") if with_labels else (self._column,)
         first, builder = 0, None
         labels: list[pa.Array] = []
-        for batch in self._batches(columns, min(size, READ_ROWS)):
+        for batch in self._batches(columns, min(size, _READ_ROWS)):
             start = 0
             while start < batch.num_rows:
                 if builder is None:
@@ -163,9 +177,37 @@ class EmbeddingStream:
                         arrays = [batch[name] if name in there else pa.nulls(batch.num_rows) for name in columns]
                         yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
         except (pa.ArrowInvalid, OSError) as error:
-            raise TableError(
-                f"cannot be read: {error}", where=self.name, hint="check that the file is whole"
-            ) from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> TableError:
+        return TableError(f"cannot be read: {error}", where=self.name, hint="check that the file is whole")
+
+
+def read_embedding_table(path: str, column: str) -> EmbeddingTable:
+    """Read the parts of an embedding table that a search needs.
+
+    Parameters
+    ----------
+    path, column:
+        As of `EmbeddingStream`.
+
+    Raises
+    ------
+    TableError
+        When the table is missing or damaged, or lacks `filepath` or the column; names what it has.
+    VectorError
+        When the column holds anything but finite vectors of one length.
+    """
+    stream = EmbeddingStream(path, column)
+    scalars = stream.read_scalars()
+    (chunk,) = stream.chunks(stream.rows)
+    return EmbeddingTable(
+        name=path,
+        filepaths=scalars.column("filepath").combine_chunks(),
+        vectors=chunk.vectors,
+        labels=scalars.column("label") if "label" in scalars.column_names else None,
+        identity_json=stream.identity_json,
+    )
 
 
 def label_codes(labels: pa.Array, codes: dict[str, int], *, learn: bool) -> npt.NDArray[np.int64]:

@@ -17,16 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.errors import TableError, VectorError
-from lookalike.tables.image_table import PARQUET_SUFFIXES, check_filepath
-from lookalike.tables.vectors import Matrix, MatrixBuilder, is_vector_type, list_array
+from lookalike.errors import TableError
+from lookalike.tables.image_table import PARQUET_SUFFIXES
+from lookalike.tables.vectors import Matrix, list_array
 
 log = logging.getLogger(__name__)
 
 #: Key of the schema metadata that holds the encoder identity.
 METADATA_KEY = b"lookalike"
-#: Rows read at a time: bounds what reading holds beside the matrix (64 MB at 1,024 float32 dimensions).
-READ_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -56,50 +54,6 @@ class EmbeddingTable:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.filepaths)
-
-
-def read_embedding_table(path: str, column: str) -> EmbeddingTable:
-    """Read the parts of an embedding table that a search needs.
-
-    Parameters
-    ----------
-    path:
-        A parquet file, or a folder of parquet files, read in the order of their names.
-    column:
-        The embedding column.
-
-    Raises
-    ------
-    TableError
-        When the table is missing or damaged, or lacks `filepath` or the column; names what it has.
-    VectorError
-        When the column holds anything but finite vectors of one length.
-    """
-    parts = Parts.open(path)
-    parts.require("filepath", column)
-    where = f"{path}, column {column!r}"
-    kinds = [schema.field(column).type for schema in parts.schemas]
-    if not all(map(is_vector_type, kinds)):
-        raise VectorError(f"holds {kinds[0]}, not lists of numbers", where=where)
-    try:
-        scalars = check_filepath(parts.read(("filepath", "label")), path)
-        # Tables of doubles keep their precision: the search is exact in what the table says.
-        wide = any(kind.value_type.bit_width > 32 for kind in kinds)
-        builder = MatrixBuilder(scalars.num_rows, np.float64 if wide else np.float32, where)
-        for file in parts.files:
-            with pq.ParquetFile(file) as reader:
-                for batch in reader.iter_batches(READ_ROWS, columns=[column], use_threads=False):
-                    builder.add(batch.column(0))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise TableError(f"cannot be read: {error}", where=path, hint="check that the file is whole") from error
-    assert builder.matrix is not None
-    return EmbeddingTable(
-        name=path,
-        filepaths=scalars.column("filepath").combine_chunks(),
-        vectors=builder.matrix,
-        labels=scalars.column("label") if "label" in scalars.column_names else None,
-        identity_json=parts.identity_json,
-    )
 
 
 def check_embedding_table(path: str, column: str) -> None:

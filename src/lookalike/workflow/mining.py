@@ -21,8 +21,8 @@ from lookalike.neighbors.sides import open_side
 from lookalike.reports.summary import MiningCounts, mining_summary
 from lookalike.selection.filters import OUTCOMES, Outcome, Selection, select_pairs
 from lookalike.tables.atomic import atomic_path, check_output
-from lookalike.tables.embedding_stream import EmbeddingStream, label_codes
-from lookalike.tables.embedding_table import EmbeddingTable, check_embedding_table, read_embedding_table
+from lookalike.tables.embedding_stream import EmbeddingStream, label_codes, read_embedding_table
+from lookalike.tables.embedding_table import EmbeddingTable, check_embedding_table
 from lookalike.tables.image_table import check_filepath
 from lookalike.tables.pair_table import SCHEMA, sibling, write_table
 
