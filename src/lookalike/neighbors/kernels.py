@@ -55,10 +55,11 @@ def scan(scores, scale, offset, margins, first, starts, restore, heap, picked, u
         full = False
         while column < columns and not full:
             end = min(column + _RUN, columns)
-            hit = False
-            for other in range(column, end):
-                hit |= row[other] * scale[other] + offset[other] >= least
-            if hit:
+            # One maximum of a run is what a compiler does best; few runs hold anything.
+            largest = row[column] * scale[column] + offset[column]
+            for other in range(column + 1, end):
+                largest = max(largest, row[other] * scale[other] + offset[other])
+            if largest >= least:
                 while column < end:
                     score = row[column] * scale[column] + offset[column]
                     if score >= least:
