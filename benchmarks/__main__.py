@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import card, embed, fidelity, memory, peak, search
+from benchmarks import card, embed, fidelity, memory, peak, search, search_card
 
 
 def main() -> None:
@@ -15,6 +15,7 @@ def main() -> None:
     card.add_arguments(commands.add_parser("card", help="images/s on one GPU"))
     fidelity.add_arguments(commands.add_parser("fidelity", help="how near vectors are to the reference's"))
     search.add_arguments(commands.add_parser("search", help="seconds and peak memory against scikit-learn"))
+    search_card.add_arguments(commands.add_parser("search-card", help="seconds of exact search on one GPU"))
     memory.add_arguments(commands.add_parser("memory", help="peak memory of embed_images by the size of the pool"))
     peak.add_arguments(commands.add_parser("peak", help="what the processor can do at most"))
     arguments = parser.parse_args()
