@@ -23,7 +23,7 @@ from benchmarks.search_ways import PRODUCTS, Matrix, Rows, Setting, data_of, lib
 #: At most: lookalike's time over the bare product's, manhattan's over faiss's, and megabytes beside the data.
 TARGETS = {"times_product": 1.4, "manhattan_times_faiss": 0.4, "megabytes_over_data": 300}
 _WAYS = (*PRODUCTS, "lookalike", "faiss", "torch")
-#: scikit-learn holds a distance for every pair, so it is left out at 1,000,000 sources.
+#: scikit-learn may hold a distance for every pair, so it is left out at 1,000,000 sources.
 SETTINGS = (
     Setting(100_000, 5, "cosine", (*_WAYS, "scikit-learn")),
     Setting(100_000, 50, "cosine", (*_WAYS, "scikit-learn")),

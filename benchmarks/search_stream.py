@@ -15,6 +15,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,12 @@ _SAMPLE = 131_072
 _BLOCK = 4096
 #: The search reads chunks of this share of its memory.
 _CHUNK_SHARE = 6
+#: How `mine` is split.
+_HOW = (
+    "reading: the files consumed chunk by chunk; searching: of arrays, without checks; checking: with minus without; "
+    "writing: both tables that were made, written once more; rest: the whole minus all these, so below 0 "
+    "where reading and searching overlap"
+)
 #: Sources and targets of a warm-up.
 _TINY = (4096, 64)
 
@@ -77,21 +84,22 @@ def _measure_stream(asked: dict[str, Any], repeat: int) -> dict[str, Any]:
         for what, results in turns.items():
             cold = _forget(asked["pool"])
             results.append(_run(what, asked))
-    seconds = {what: summary([one["seconds"] for one in results]) for what, results in turns.items()}
-    search, read, bare = (seconds[what]["median"] for what in turns)
-    reading = summary([one["processor_seconds"] for one in turns["read"]])["median"]
+    seconds = {what: [one["seconds"] for one in results] for what, results in turns.items()}
+    reading = [one["processor_seconds"] for one in turns["read"]]
+    each = list(zip(seconds["search"], seconds["read"], seconds["product"], reading, strict=True))
+    cores = os.cpu_count() or 1
     gigabytes = 4e-9 * asked["rows"] * asked["dimension"]
     return {
         **_shape(asked),
         "gigabytes": gigabytes,
         "gigabytes_of_files": _bytes(asked["pool"]) / 1e9,
         "page_cache_dropped": cold,
-        "seconds": seconds,
-        "gigabytes_per_second": gigabytes / search,
-        "of_the_slower": max(read, bare) / search,
-        # Reading takes processor time too: what all cores need for both, where nothing is lost.
-        "processor_seconds_of_reading": reading,
-        "of_the_cores": (reading / (os.cpu_count() or 1) + bare) / search,
+        "seconds": {what: summary(values) for what, values in seconds.items()},
+        "gigabytes_per_second": gigabytes / median(seconds["search"]),
+        "of_the_slower": median(max(read, bare) / search for search, read, bare, _ in each),
+        "processor_seconds_of_reading": median(reading),
+        # Reading takes processor time too: what all cores need for both, where none ever waits.
+        "of_the_cores": median((own / cores + bare) / search for search, _, bare, own in each),
         "peak_over_start": max(one["peak_over_start"] for one in turns["search"]),
         "libraries": turns["search"][0]["libraries"],
     }
@@ -102,9 +110,8 @@ def _print_stream(result: dict[str, Any]) -> None:
     print(f"  page cache dropped before each run: {'yes' if result['page_cache_dropped'] else 'no'}")
     for what, seconds in result["seconds"].items():
         print(f"  {what:<10} {seconds['median']:>8.1f} s  ({seconds['min']:.1f} to {seconds['max']:.1f})")
-    print(
-        f"  search: {result['gigabytes_per_second']:.2f} GB/s, {result['of_the_slower']:.2f} of the slower of the two"
-    )
+    print(f"  search: {result['gigabytes_per_second']:.2f} GB/s")
+    print(f"  {result['of_the_slower']:.2f} of the slower of reading and product")
     print(f"  {result['of_the_cores']:.2f} of what the cores allow, where both need them")
     kept = "kept" if result["peak_over_start"] <= result["memory_limit"] else "BROKEN"
     peak, most = result["peak_over_start"] / 1e6, result["memory_limit"] / 1e6
@@ -120,11 +127,11 @@ def _measure_mine(asked: dict[str, Any], repeat: int) -> dict[str, Any]:
         _forget(asked["pool"])
         parts.append(_run("parts", asked))
     whole = summary([one["seconds"] for one in wholes])
-    alone = {name: summary([one[name] for one in parts])["median"] for name in ("reading", "searching", "certified")}
-    split = {"reading": alone["reading"], "searching": alone["searching"]}
+    split = {name: median(one[name] for one in parts) for name in ("reading", "searching")}
+    checking = median(one["certified"] - one["searching"] for one in parts)
     if wholes[-1]["certified"]:
-        split["checking"] = alone["certified"] - alone["searching"]
-    split["writing"] = summary([one["writing"] for one in wholes])["median"]
+        split["checking"] = checking
+    split["writing"] = median(one["writing"] for one in wholes)
     split["rest"] = whole["median"] - sum(split.values())
     return {
         **_shape(asked),
@@ -132,10 +139,8 @@ def _measure_mine(asked: dict[str, Any], repeat: int) -> dict[str, Any]:
         "seconds": whole,
         "checks_some_targets": wholes[-1]["certified"],
         "split": split,
-        "checking_alone": alone["certified"] - alone["searching"],
-        "how": "reading: the files consumed chunk by chunk; searching: of arrays, without checks; checking: with minus "
-        "without; writing: both tables that were made, written once more; rest: the whole minus all these, so below 0 "
-        "where reading and searching overlap",
+        "checking_alone": checking,
+        "how": _HOW,
         "peak_over_start": max(one["peak_over_start"] for one in wholes),
     }
 
@@ -254,7 +259,7 @@ def _child_product(asked: dict[str, Any]) -> dict[str, float]:
         started = time.perf_counter()
         work()
         values.append(time.perf_counter() - started)
-    return {"seconds": summary(values)["median"] * asked["rows"] / sample}
+    return {"seconds": median(values) * asked["rows"] / sample}
 
 
 def _child_mine(asked: dict[str, Any]) -> dict[str, Any]:
