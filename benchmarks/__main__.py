@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import card, embed, fidelity, memory, peak, search, search_card
+from benchmarks import card, embed, fidelity, memory, peak, search, search_card, search_stream
 
 
 def main() -> None:
@@ -14,7 +14,10 @@ def main() -> None:
     embed.add_arguments(commands.add_parser("embed", help="images/s and peak memory against the reference's way"))
     card.add_arguments(commands.add_parser("card", help="images/s on one GPU"))
     fidelity.add_arguments(commands.add_parser("fidelity", help="how near vectors are to the reference's"))
-    search.add_arguments(commands.add_parser("search", help="seconds and peak memory against scikit-learn"))
+    search.add_arguments(commands.add_parser("search", help="exact search in memory, against other libraries"))
+    search_stream.add_arguments(
+        commands.add_parser("search-stream", help="exact search of files, and `mine` as a whole")
+    )
     search_card.add_arguments(commands.add_parser("search-card", help="seconds of exact search on one GPU"))
     memory.add_arguments(commands.add_parser("memory", help="peak memory of embed_images by the size of the pool"))
     peak.add_arguments(commands.add_parser("peak", help="what the processor can do at most"))

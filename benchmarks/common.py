@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 _BLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 #: Of the read-ahead alone, where a ceiling is measured.
 LIMITS: dict[str, Any] = {"time_limit": 600.0, "on_timeout": lambda given: None}
-_PACKAGES = ("numpy", "torch", "transformers", "timm", "scikit-learn", "pillow", "pyarrow", "openvino")
+_PACKAGES = ("numpy", "torch", "transformers", "timm", "scikit-learn", "faiss-cpu", "pillow", "pyarrow", "openvino")
 
 
 def measure_in_child(module: str, *arguments: str) -> dict[str, Any]:

@@ -7,14 +7,15 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-#: Parts that each core gets: more than one, so that none waits long for the last.
-_PARTS = 4
+#: Parts that each core gets: more than one, so that none waits long for the last; and what a part has at least.
+_PARTS = 2
+_LEAST = 32
 
 
 def in_parts(work: Callable[[slice], None], count: int) -> None:
     """Call `work` with slices that cover `range(count)`, on all cores; errors propagate."""
     cores, pool = _pool(os.getpid())
-    size = max(1, -(-count // (cores * _PARTS)))
+    size = max(_LEAST, -(-count // (cores * _PARTS)))
     parts = [slice(first, min(first + size, count)) for first in range(0, count, size)]
     if len(parts) == 1:
         work(parts[0])

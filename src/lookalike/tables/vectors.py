@@ -97,7 +97,9 @@ class MatrixBuilder:
             missing = ~values.is_valid().to_numpy(zero_copy_only=False).reshape(-1, dimension).all(axis=1)
             self._refuse(missing, "vectors with null values", "re-embed those rows")
         block = values.to_numpy(zero_copy_only=False).reshape(-1, dimension)
-        self._refuse(~np.isfinite(block).all(axis=1), "vectors with NaN or infinity", "re-embed those rows")
+        # Two reductions, where isfinite takes a copy: a NaN or infinity shows in the minimum or the maximum.
+        if not (np.isfinite(block.min()) and np.isfinite(block.max())):
+            self._refuse(~np.isfinite(block).all(axis=1), "vectors with NaN or infinity", "re-embed those rows")
         if self.matrix is None:
             self.matrix = np.empty((self.rows, dimension), self.dtype)
         self.matrix[self.filled : self.filled + len(block)] = block
