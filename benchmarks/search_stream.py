@@ -286,7 +286,7 @@ def _child_parts(asked: dict[str, Any]) -> dict[str, float]:
     """The parts of `mine` alone: reading, searching arrays without checks, and with them."""
     from lookalike.neighbors.search import Search, search
     from lookalike.neighbors.sides import open_side
-    from lookalike.tables.embedding_table import read_embedding_table
+    from lookalike.tables.embedding_stream import read_embedding_table
 
     _tiny_search(asked)
     started = time.perf_counter()
