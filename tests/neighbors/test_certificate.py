@@ -5,6 +5,7 @@ import pytest
 
 from lookalike import SearchError
 from lookalike.neighbors import finder
+from lookalike.neighbors import search as search_module
 from lookalike.neighbors.base import Found
 from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import open_side
@@ -44,6 +45,36 @@ def test_hard_data_raises_no_false_alarm(metric, scale):
     near = 1_000 + 1e-3 * RANDOM.standard_normal((4_000, 32))
     source = (scale * np.concatenate([near, near[:2_000], RANDOM.standard_normal((3_000, 32))])).astype(np.float32)
     certified(source[::200], source, metric, k=30)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_long_vector_does_not_blind_the_check(metric, monkeypatch):
+    """Its own error is large; that of the others is not."""
+    real = finder.CpuFinder.finish
+
+    def finish(self):
+        distances, rows, widened = real(self)
+        return Found(distances * 1.001, rows, widened)
+
+    monkeypatch.setattr(finder.CpuFinder, "finish", finish)
+    target, source = RANDOM.standard_normal((9, 16)), RANDOM.standard_normal((4_000, 16))
+    source[7] = 1e14
+    with pytest.raises(SearchError):
+        certified(-np.abs(target), source, metric)
+
+
+@pytest.mark.parametrize("within_label", [False, True])
+def test_a_source_that_may_not_be_returned_is_seen(within_label, monkeypatch):
+    """The check applies labels and exclusion on its own."""
+    monkeypatch.setattr(search_module, "_shares", lambda chunk, routes, *rest: (
+        (route, chunk.vectors, chunk.first + np.arange(len(chunk.vectors))) for route in routes
+    ))  # fmt: skip
+    target, source = RANDOM.standard_normal((9, 16)), RANDOM.standard_normal((400, 16))
+    excluded = None if within_label else np.arange(400) % 2 == 0
+    wanted = Search(5, "cosine", within_label, excluded, certified=True)
+    sides = open_side(target, "target", "", ["a"] * 9), open_side(source, "source", "", ["A", "b"] * 200)
+    with pytest.raises(SearchError):
+        search(*sides, wanted)
 
 
 @pytest.mark.parametrize("metric", METRICS)

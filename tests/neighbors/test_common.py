@@ -1,5 +1,8 @@
 """One suite that every metric passes with every kind of input, device and shape."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -37,11 +40,13 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", ["array", "tensor", "half", "fortran", "path", "folder", "table"])
+@pytest.mark.parametrize("kind", ["array", "tensor", "bfloat16", "half", "fortran", "path", "folder", "table"])
 def test_any_kind_of_side(metric, kind, folder, tmp_path):
     source = SOURCE
     if kind == "tensor":
         source = torch.from_numpy(SOURCE).requires_grad_()
+    elif kind == "bfloat16":
+        source = torch.from_numpy(SOURCE).bfloat16()
     elif kind == "half":
         source = SOURCE.astype(np.float16)
     elif kind == "fortran":
@@ -53,6 +58,7 @@ def test_any_kind_of_side(metric, kind, folder, tmp_path):
     elif kind == "table":
         source = read_embedding_table(str(folder), "embedding")
     values = SOURCE.astype(np.float16) if kind == "half" else SOURCE
+    values = source.float().numpy() if kind == "bfloat16" else values
     assert_neighbors(nearest_neighbors(TARGET, source, 7, metric), all_distances(TARGET, values, metric), 7)
 
 
@@ -81,10 +87,10 @@ def test_parts_of_a_folder_with_labels_and_exclusion(metric, within_label, folde
 
 def test_labels_of_arrays(tmp_path):
     found = nearest_neighbors(
-        np.eye(2), np.array([[0.0, 1], [1, 0], [1, 1]]), 2, within_label=True, target_labels=["a", "b"],
-        source_labels=["B", "b", " a"],
+        np.eye(2), np.array([[0.0, 1], [1, 0], [1, 1]]), 2, within_label=True, target_labels=["a", 2],
+        source_labels=["2", 2.0, " A"],
     )  # fmt: skip
-    assert found.rows.tolist() == [[2, -1], [0, 1]]
+    assert found.rows.tolist() == [[2, -1], [0, -1]]
     assert np.isinf(found.distances[0, 1])
 
 
@@ -130,6 +136,7 @@ def test_the_order_of_targets_and_chunks_does_not_matter(metric, folder):
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
+        ({"excluded": [True] * 4}, ConfigError, r"excluded has shape \(4,\)"),
         ({"memory_limit": 1000}, ConfigError, "memory_limit=1000"),
         ({"device": "tpu"}, ConfigError, "device='tpu'"),
         ({"within_label": True}, ConfigError, "target side has none"),
@@ -192,3 +199,16 @@ def test_an_error_of_one_of_several_finders_is_raised():
         for _ in range(3):
             dealing.see(SOURCE[:10], np.arange(10))
         dealing.finish()
+
+
+def test_without_a_place_for_compiled_code(tmp_path):
+    """A container with a read-only disk and no home: the kernels are compiled anew, and all works."""
+    code = """
+from numba.core import caching
+caching.CacheImpl._locator_classes = []
+import numpy as np
+from lookalike import nearest_neighbors
+print(nearest_neighbors(np.eye(3), np.eye(3), 1).rows.ravel().tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[0, 1, 2]"

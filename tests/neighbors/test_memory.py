@@ -28,15 +28,16 @@ print(json.dumps({"bytes": (after - before) * 1024, "rows": found.rows.tolist()}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux gives it")
-def test_a_pool_larger_than_the_limit(tmp_path):
+@pytest.mark.parametrize("group", [10_000, 1 << 20])
+def test_a_pool_larger_than_the_limit(group, tmp_path):
     """400 MB of vectors under a limit of 128 MiB; the neighbours are those of a search in memory."""
     random = np.random.default_rng(0)
     vectors = random.standard_normal((400_000, 256), dtype=np.float32)
     folder = tmp_path / "pool"
     folder.mkdir()
-    for first in range(0, len(vectors), 100_000):
-        part = pa.table({"embedding": list_array(vectors[first : first + 100_000])})
-        pq.write_table(part, folder / f"{first:06}.parquet", row_group_size=10_000)
+    for first in range(0, len(vectors), 200_000):
+        part = pa.table({"embedding": list_array(vectors[first : first + 200_000])})
+        pq.write_table(part, folder / f"{first:06}.parquet", row_group_size=group)
     pq.write_table(pa.table({"embedding": list_array(vectors[:5_000])}), tmp_path / "small.parquet")
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(folder), str(LIMIT), str(tmp_path / "small.parquet")],

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from lookalike import ConfigError, VectorError, nearest_neighbors
 from lookalike.neighbors import finder
-from support.neighbors import METRICS, all_distances, assert_neighbors
+from support.neighbors import METRICS, all_distances, assert_neighbors, brute_force
 
 
 def assert_same(target, source, k, metric):
@@ -178,3 +178,19 @@ def test_inputs_are_not_changed():
 def test_impossible_inputs_are_refused(target, source, k, metric, error, words):
     with pytest.raises(error, match=words):
         nearest_neighbors(target, source, k, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("long", "short"), [(1e10, 1e-9), (1.0, 1e-17), (1e-17, 1.0), (1e-9, 1e10)])
+def test_one_side_that_the_other_vanishes_beside(metric, long, short):
+    """Measured distances are all equal then, or nearly: their own rounding belongs to the bound."""
+    random = np.random.default_rng(10)
+    for dimension in (1, 64):
+        target = (long * np.ones((3, dimension))).astype(np.float32)
+        source = (short * random.standard_normal((3_000, dimension))).astype(np.float32)
+        found = nearest_neighbors(target, source, 5, metric)
+        np.testing.assert_allclose(
+            found.distances, brute_force(target, source, 5, metric)[0].astype(np.float32), rtol=3e-7, atol=1e-12
+        )
+        if metric in ("euclidean", "manhattan") and long > short:
+            np.testing.assert_array_equal(found.rows, [[0, 1, 2, 3, 4]] * 3)

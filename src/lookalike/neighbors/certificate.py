@@ -5,21 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lookalike.errors import SearchError
 from lookalike.neighbors.base import Float64s, Floats, Found, Rows
 from lookalike.neighbors.metrics import METRICS
 
+Mask = npt.NDArray[np.bool_]
+#: Labels as plain text, in an array of objects.
+Labels = npt.NDArray[np.object_]
+
 #: Targets that are checked, chosen at random, always the same.
 SPOT_CHECKS = 32
-#: Sources scored at a time (50 MB in float64 at 768 dimensions).
-_BLOCK = 8192
-#: Sources measured beyond k in every block: float64 scores order all but near-equal ones rightly.
-_SPARE = 32
+#: Values of a block of sources that is scored at a time (50 MB in float64).
+_BLOCK_VALUES = 6 << 20
 #: Pairs measured at a time, in values.
 _GATHER = 1_000_000
-#: Distances nearer than this, relative to the largest of the target, are taken as equal.
-_TOLERANCE = 1e-9
+#: Measured distances nearer than this, relative to what they are sums of, are taken as equal: more than float64 sums
+#: of 8,192 terms can differ by, and less than float32 shows.
+_TOLERANCE = 1e-11
 
 
 @dataclass(frozen=True)
@@ -52,37 +56,54 @@ class Certificate:
 class SpotCheck:
     """Brute force in float64, by NumPy, for a few targets while the sources pass by.
 
+    It scores every source in float64, and measures all that could be among the k nearest as far as those scores can
+    tell. It sees the chunks as they are read, and applies labels and exclusion on its own.
+
     Parameters
     ----------
     targets:
         Those to check: targets x dimension.
+    labels:
+        Their labels as `plain_labels` gives them; None where labels do not matter.
     metric, k:
         Of the search.
     """
 
-    def __init__(self, targets: Floats, metric: str, k: int) -> None:
+    def __init__(self, targets: Floats, labels: Labels | None, metric: str, k: int) -> None:
         self._metric = METRICS[metric]
-        self._squared = metric == "euclidean"
-        self._targets = targets.astype(np.float64)
+        self._relative = metric in ("euclidean", "manhattan")  # nothing cancels in what is measured
+        self._targets, self._labels = targets.astype(np.float64), labels
         # Euclidean distances do not change when all is moved, but scores lose fewer digits near the origin.
-        self._centre = self._targets.mean(axis=0) if self._squared else np.zeros(targets.shape[1])
+        moved = metric == "euclidean" and len(targets)
+        self._centre = self._targets.mean(axis=0) if moved else np.zeros(targets.shape[1])
         self._prepared = self._metric.prepare_targets(self._targets - self._centre, wide=True)
-        self._errors = np.zeros(len(targets))
+        self._lengths = np.ones(len(targets)) if metric == "cosine" else np.linalg.norm(self._targets, axis=1)
+        self._cosine = metric == "cosine"
         self._kept = k + 1  # one more tells whether the last one is a tie
-        self._distances = [np.empty(0)] * len(targets)
-        self._rows: list[Rows] = [np.empty(0, np.int64)] * len(targets)
+        self._best = [_Best.of(self._kept) for _ in targets]
 
-    def see(self, vectors: Floats, rows: Rows) -> None:
-        """Take the next sources; see `Finder.see`."""
-        for first in range(0, len(vectors), _BLOCK):
-            block = vectors[first : first + _BLOCK]
-            scores = self._scores(block)
-            for target in range(len(self._targets)):
-                best = _largest(scores[target], self._kept + _SPARE)
-                distances = np.concatenate([self._distances[target], self._measure(target, block, best)])
-                found = np.concatenate([self._rows[target], rows[first + best]])
-                order = np.lexsort((found, distances))[: self._kept]
-                self._distances[target], self._rows[target] = distances[order], found[order]
+    def see(self, vectors: Floats, first: int, excluded: Mask | None, labels: Labels | None) -> None:
+        """Take the next sources.
+
+        Parameters
+        ----------
+        vectors, first:
+            sources x dimension, and the row of the first one.
+        excluded, labels:
+            One value a source, or None.
+        """
+        size = max(1, _BLOCK_VALUES // vectors.shape[1])
+        for begin in range(0, len(vectors) if len(self._targets) else 0, size):
+            part = slice(begin, begin + size)
+            scores, errors = self._scores(vectors[part])
+            allowed = np.ones(scores.shape[1], np.bool_) if excluded is None else ~excluded[part]
+            for number, best in enumerate(self._best):
+                own = allowed
+                if labels is not None and self._labels is not None:
+                    own = allowed & (labels[part] == self._labels[number])
+                places = best.contenders(scores[number], errors[number], own)
+                distances, sizes = self._measure(number, vectors[part], places)
+                best.add(distances, sizes, first + begin + places)
 
     def compare(self, found: Found, numbers: Rows) -> None:
         """Refuse a search that found something else.
@@ -99,47 +120,89 @@ class SpotCheck:
         SearchError
             When a distance, or a row that is no tie, differs.
         """
-        for check, number in enumerate(numbers):
-            values, rows = self._distances[check], self._rows[check]
-            count = min(len(rows), self._kept - 1)
-            given = found.distances[number, :count]
-            if self._squared:  # what the scores' error is an error of
-                values, given = values**2, given**2
-            near = _TOLERANCE * np.abs(values).max(initial=0.0) + 4 * self._errors[check]
+        for number, best in zip(numbers, self._best, strict=True):
+            count = min(len(best.rows), self._kept - 1)
+            near = _TOLERANCE * best.sizes
             # Rows of (nearly) equal distances may change places: float64 sums differ by their order.
-            apart = np.diff(values, prepend=-np.inf, append=np.inf) > 2 * near
+            gaps = np.diff(best.distances, prepend=-np.inf, append=np.inf)
+            apart = gaps > 2 * (np.append(near, 0) + np.insert(near, 0, 0))
             alone = (apart[1:] & apart[:-1])[:count]
-            same_distances = (np.abs(given - values[:count]) <= near).all()
-            same_rows = (found.rows[number, :count] == rows[:count])[alone].all()
+            same_distances = (np.abs(found.distances[number, :count] - best.distances[:count]) <= near[:count]).all()
+            same_rows = (found.rows[number, :count] == best.rows[:count])[alone].all()
             if not (same_distances and same_rows and (found.rows[number, count:] < 0).all()):
                 raise SearchError(
                     f"target row {number} has other neighbours than float64 brute force finds: "
-                    f"{found.rows[number, :5].tolist()} instead of {rows[:5].tolist()}",
-                    hint="this is a bug: please report it with the vectors; device=cpu may avoid it",
+                    f"{found.rows[number, :5].tolist()} instead of {best.rows[:5].tolist()}",
+                    hint="this is a bug: please report it with the vectors",
                 )
 
-    def _scores(self, block: Floats) -> Floats:
-        """Scores in float64 (targets x sources)."""
+    def _scores(self, block: Floats) -> tuple[Float64s, Float64s]:
+        """Scores in float64 (targets x sources), and bounds on their errors."""
         sources = self._metric.prepare(block - self._centre, wide=True)
-        self._errors = np.maximum(self._errors, self._metric.margin(self._prepared, sources))
         scores = np.empty((len(self._targets), len(block)))
         self._metric.product(self._prepared.vectors, sources.vectors, scores)
         if sources.scale is not None:
             scores *= sources.scale
-        return scores if sources.offset is None else scores + sources.offset
+        if sources.offset is not None:
+            scores += sources.offset
+        magnitudes = self._prepared.magnitude[:, None], sources.magnitude[None]
+        errors = self._metric.error(*magnitudes, block.shape[1], np.float64)
+        return scores, np.broadcast_to(errors, scores.shape)
 
-    def _measure(self, target: int, block: Floats, rows: Rows) -> Float64s:
-        """Distances of one target to some rows of a block, a bounded number of values at a time."""
+    def _measure(self, number: int, block: Floats, places: Rows) -> tuple[Float64s, Float64s]:
+        """Distances of one target to some sources, and what their rounding is relative to."""
         step = max(1, _GATHER // block.shape[1])
-        parts = [rows[first : first + step] for first in range(0, len(rows), step)]
-        one = self._targets[target : target + 1]
-        return np.concatenate(
-            [self._metric.distances(np.repeat(one, len(part), 0), block[part].astype(np.float64)) for part in parts]
-        )
+        one = self._targets[number : number + 1]
+        distances, sizes = [np.empty(0)], [np.empty(0)]
+        for begin in range(0, len(places), step):
+            some = block[places[begin : begin + step]].astype(np.float64)
+            distances.append(self._metric.distances(np.repeat(one, len(some), 0), some))
+            lengths = np.ones(len(some)) if self._cosine else np.linalg.norm(some, axis=1)
+            sizes.append(distances[-1] if self._relative else self._lengths[number] * lengths)
+        return np.concatenate(distances), np.concatenate(sizes)
 
 
-def _largest(scores: Floats, count: int) -> Rows:
-    """Places of the largest scores, in no order."""
-    if len(scores) <= count:
-        return np.arange(len(scores))
-    return np.argpartition(scores, len(scores) - count)[-count:]
+@dataclass
+class _Best:
+    """What brute force knows of one target.
+
+    Attributes
+    ----------
+    kept:
+        How many are kept.
+    distances, sizes, rows:
+        Of the nearest so far, by (distance, row).
+    lowers:
+        The largest lower ends of scores so far: whoever is certain to stay below them is not measured.
+    """
+
+    kept: int
+    distances: Float64s
+    sizes: Float64s
+    rows: Rows
+    lowers: Float64s
+
+    @classmethod
+    def of(cls, kept: int) -> _Best:
+        """Nothing yet."""
+        return cls(kept, np.empty(0), np.empty(0), np.empty(0, np.int64), np.empty(0))
+
+    def contenders(self, scores: Float64s, errors: Float64s, allowed: Mask) -> Rows:
+        """Places of the sources of a block that may be among the nearest."""
+        places = np.flatnonzero(allowed)
+        scores, errors = scores[places], errors[places]
+        lowers = np.concatenate([self.lowers, scores - errors])
+        if len(lowers) > self.kept:
+            lowers = np.partition(lowers, len(lowers) - self.kept)[-self.kept :]
+        self.lowers = lowers
+        if len(lowers) < self.kept:
+            return places
+        contenders: Rows = places[scores + errors >= lowers.min()]
+        return contenders
+
+    def add(self, distances: Float64s, sizes: Float64s, rows: Rows) -> None:
+        """Take measured sources; their rows come after those before."""
+        distances, sizes = np.concatenate([self.distances, distances]), np.concatenate([self.sizes, sizes])
+        rows = np.concatenate([self.rows, rows])
+        order = np.lexsort((rows, distances))[: self.kept]
+        self.distances, self.sizes, self.rows = distances[order], sizes[order], rows[order]

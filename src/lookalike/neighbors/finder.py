@@ -16,8 +16,10 @@ from lookalike.neighbors.kernels import scan
 from lookalike.neighbors.metrics import METRICS, Metric, Prepared, pair_distances
 from lookalike.neighbors.threads import in_parts
 
-#: Sources and targets scored at a time: their scores (16 MB in float32) stay near the processor.
+#: Sources and targets scored at a time: their scores (16 MB in float32) stay near the processor. Of sources with many
+#: dimensions fewer, so that a block has at most so many values.
 _SOURCE_BLOCK = 4096
+_SOURCE_VALUES = 1 << 22
 _TARGET_BLOCK = 1024
 #: Sources that are held for a target beside twice its k, before they are measured.
 _SPARE = 512
@@ -53,12 +55,13 @@ class CpuFinder:
     @staticmethod
     def bytes_of_target(dimension: int, k: int) -> int:
         """Memory that one target needs, its vector not counted."""
-        return 4 * dimension + 16 * (2 * k + _SPARE) + 48 * k
+        return 4 * dimension + 48 * (2 * k + _SPARE) + 72 * k  # while it is measured
 
     def see(self, vectors: Floats, rows: Rows) -> None:
         """See `Finder.see`."""
-        for first in range(0, len(vectors), _SOURCE_BLOCK):
-            sources = vectors[first : first + _SOURCE_BLOCK]
+        size = min(_SOURCE_BLOCK, max(256, _SOURCE_VALUES // vectors.shape[1]))
+        for first in range(0, len(vectors), size):
+            sources = vectors[first : first + size]
             single = self._metric.prepare(sources)
             crowded = np.concatenate([self._scan(block, single, first) for block in self._blocks])
             if crowded.size:
@@ -122,12 +125,12 @@ class CpuFinder:
         k = self._heap.shape[1]
         held = np.arange(self._picked.shape[1]) < self._counts[part, None]
         held &= self._uppers[part] >= self._heap[part, :1]
+        self._counts[part] = 0
         targets, places = np.nonzero(held)
         if not targets.size:
             return
         picked = self._picked[part][targets, places]
         distances = pair_distances(self._metric, self._targets, vectors, targets + part.start, picked)
-        self._counts[part] = 0
         known_targets, known_places = np.nonzero(self._rows[part] >= 0)
         targets = np.concatenate([known_targets, targets])
         distances = np.concatenate([self._distances[part][known_targets, known_places], distances])

@@ -16,7 +16,19 @@ _TILE = 32
 _RUN = 32
 
 
-@njit(nogil=True, cache=True)
+def _compiled(**options):
+    """Compile a function when it is first called; keep the result on disk, where that may be written to."""
+
+    def compile_(function):
+        try:
+            return njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # neither this folder nor the user's own: a container with a read-only disk
+            return njit(nogil=True, **options)(function)
+
+    return compile_
+
+
+@_compiled()
 def scan(scores, scale, offset, margins, first, starts, restore, heap, picked, uppers, counts):
     """Collect what may be among the k best of each target, from one block of scores.
 
@@ -86,13 +98,13 @@ def scan(scores, scale, offset, margins, first, starts, restore, heap, picked, u
             starts[target] = column
 
 
-@njit(nogil=True, cache=True, inline="always")
+@_compiled(inline="always")
 def _threshold(row, value):
     """A value in the scores' own type, rounded down: a threshold must never rise by its own rounding."""
     return row.dtype.type(value - abs(value) * 3e-7 - 1e-37)
 
 
-@njit(nogil=True, cache=True)
+@_compiled()
 def _compact(picked, uppers, floor, kept, begin, end):
     """Move what the floor has not overtaken, of begin to end, down to `kept`; return the end of it.
 
@@ -105,7 +117,7 @@ def _compact(picked, uppers, floor, kept, begin, end):
     return kept
 
 
-@njit(nogil=True, cache=True)
+@_compiled()
 def _replace_least(heap, value):
     """Put a value in the place of the least of a binary heap."""
     size, place = len(heap), 0
@@ -120,7 +132,7 @@ def _replace_least(heap, value):
     heap[place] = value
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS)
+@_compiled(fastmath=_SUMS)
 def manhattan(targets, sources, scores):
     """Negative L1 distances (targets x sources) into `scores`; all three of one type."""
     dimension = targets.shape[1]
@@ -147,7 +159,7 @@ def manhattan(targets, sources, scores):
                 scores[target, number] = -total
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS)
+@_compiled(fastmath=_SUMS)
 def measure_cosine(targets, sources, left, right, distances):
     """1 - cos of pairs of float32 vectors, in float64: row left[i] of targets to row right[i] of sources.
 
@@ -166,7 +178,7 @@ def measure_cosine(targets, sources, left, right, distances):
         distances[pair] = min(max(1.0 - cosine, 0.0), 2.0)
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS)
+@_compiled(fastmath=_SUMS)
 def measure_euclidean(targets, sources, left, right, distances):
     """L2 distances of pairs, in float64; see `measure_cosine`."""
     for pair in range(len(left)):
@@ -178,7 +190,7 @@ def measure_euclidean(targets, sources, left, right, distances):
         distances[pair] = np.sqrt(total)
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS)
+@_compiled(fastmath=_SUMS)
 def measure_manhattan(targets, sources, left, right, distances):
     """L1 distances of pairs, in float64; see `measure_cosine`."""
     for pair in range(len(left)):
@@ -189,7 +201,7 @@ def measure_manhattan(targets, sources, left, right, distances):
         distances[pair] = total
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS)
+@_compiled(fastmath=_SUMS)
 def measure_inner_product(targets, sources, left, right, distances):
     """Negative inner products of pairs, in float64; see `measure_cosine`."""
     for pair in range(len(left)):

@@ -1,10 +1,10 @@
 """The metrics: a fast float32 score with a proven error bound, and the exact float64 distance.
 
-A *score* orders sources for one target: larger is nearer. The search finds candidates by float32 scores and
-decides among them by float64 distances. For that to be exact, each metric bounds how far its float32 score can
-be from the true one; the bounds are the standard ones for a sum of d products in any order (Higham, Accuracy
-and Stability of Numerical Algorithms, 2nd ed., section 3.1): d * u / (1 - d * u) times the sum of magnitudes,
-u being half the machine epsilon.
+A *score* orders sources for one target: larger is nearer. The search finds candidates by float32 scores and decides
+among them by float64 distances. For that to be exact, each metric bounds how far its float32 score can be from the true
+one, and how far the measured distance can; the bounds are the standard ones for a sum of d products in any order
+(Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1): d * u / (1 - d * u) times the sum of
+magnitudes, u being half the machine epsilon.
 """
 
 from __future__ import annotations
@@ -77,8 +77,18 @@ class Metric(ABC):
         multiply(targets, sources, scores)
 
     @abstractmethod
+    def error(self, target: Float64s, source: Float64s, dimension: int, kind: npt.DTypeLike) -> Float64s:
+        """A bound on the error of a score of this type, and on that of the measured distance, in terms of a score.
+
+        With both, no source is dropped whose measured distance is as small as that of one that is kept. Rises with
+        either magnitude (`Prepared.magnitude`); they may be any shapes that fit each other.
+        """
+
     def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
         """Per target, a bound on the error of its scores against these sources."""
+        largest = sources.magnitude.max(initial=0.0)
+        kind = np.result_type(targets.vectors, sources.vectors)
+        return self.error(targets.magnitude, np.asarray(largest), targets.vectors.shape[1], kind)
 
     @abstractmethod
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
@@ -112,11 +122,9 @@ class Cosine(Metric):
         units = _units(vectors.astype(np.float64))
         return Prepared(units if wide else units.astype(np.float32), np.ones(len(units)))
 
-    def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
-        """Rounding of the sum (d u), of the norm (d u), of division and scaling."""
-        dimension = targets.vectors.shape[1]
-        kind = np.result_type(targets.vectors, sources.vectors)
-        return np.full(len(targets.vectors), 2 * _sum_error(dimension + 8, kind))
+    def error(self, target: Float64s, source: Float64s, dimension: int, kind: npt.DTypeLike) -> Float64s:
+        """Rounding of the sum (d u), of the norm (d u), of division and scaling; the same for what is measured."""
+        return 2 * _errors(dimension + 8, kind) * (target * source)
 
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
         """See `Metric.distances`; sqrt(x * x) is exactly x, so equal vectors have distance exactly 0."""
@@ -141,14 +149,10 @@ class Euclidean(Metric):
         squares = _squares(vectors)
         return Prepared(vectors, np.sqrt(squares), offset=-0.5 * squares)
 
-    def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
-        """Rounding of the product, of the offset and of their sum; and underflow."""
-        dimension = targets.vectors.shape[1]
-        kind = np.result_type(targets.vectors, sources.vectors)
-        largest = float(sources.magnitude.max(initial=0.0))
-        size = targets.magnitude * largest + largest**2
-        bound: Float64s = _sum_error(dimension + 6, kind) * size + (dimension + 6) * float(np.finfo(kind).tiny)
-        return bound
+    def error(self, target: Float64s, source: Float64s, dimension: int, kind: npt.DTypeLike) -> Float64s:
+        """Rounding of the product, of the offset and of their sum; and underflow. And of half the measured square."""
+        bound: Float64s = _sum_error(dimension + 6, kind) * (target + source) * source + _underflow(dimension, kind)
+        return bound + _sum_error(dimension + 6, np.float64) * (target + source) ** 2
 
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
         """See `Metric.distances`; by difference, so nothing cancels and equal vectors have distance 0."""
@@ -167,12 +171,9 @@ class InnerProduct(Metric):
         vectors = vectors.astype(np.float64, copy=False) if wide else _in_safe_type(vectors)
         return Prepared(vectors, np.sqrt(_squares(vectors)))
 
-    def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
-        """Rounding of the product; and underflow."""
-        dimension = targets.vectors.shape[1]
-        kind = np.result_type(targets.vectors, sources.vectors)
-        size = targets.magnitude * float(sources.magnitude.max(initial=0.0))
-        bound: Float64s = _sum_error(dimension + 4, kind) * size + (dimension + 4) * float(np.finfo(kind).tiny)
+    def error(self, target: Float64s, source: Float64s, dimension: int, kind: npt.DTypeLike) -> Float64s:
+        """Rounding of the product; and underflow. The same for what is measured."""
+        bound: Float64s = _errors(dimension + 4, kind) * (target * source) + _underflow(dimension, kind)
         return bound
 
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
@@ -196,12 +197,9 @@ class Manhattan(Metric):
         targets, sources = (np.ascontiguousarray(side, scores.dtype) for side in (targets, sources))
         in_parts(lambda part: kernels.manhattan(targets[part], sources, scores[part]), len(targets))
 
-    def margin(self, targets: Prepared, sources: Prepared) -> Float64s:
-        """Rounding of the differences and of their sum."""
-        dimension = targets.vectors.shape[1]
-        kind = np.result_type(targets.vectors, sources.vectors)
-        size = targets.magnitude + float(sources.magnitude.max(initial=0.0))
-        bound: Float64s = _sum_error(dimension + 4, kind) * size + dimension * float(np.finfo(kind).tiny)
+    def error(self, target: Float64s, source: Float64s, dimension: int, kind: npt.DTypeLike) -> Float64s:
+        """Rounding of the differences and of their sum. The same for what is measured."""
+        bound: Float64s = _errors(dimension + 4, kind) * (target + source) + _underflow(dimension, kind)
         return bound
 
     def distances(self, targets: Float64s, sources: Float64s) -> Float64s:
@@ -247,6 +245,16 @@ def _sum_error(terms: int, kind: npt.DTypeLike) -> float:
     """Relative error bound of a sum of `terms` rounded terms, in any order."""
     unit = float(np.finfo(kind).eps) / 2
     return terms * unit / (1 - terms * unit)
+
+
+def _errors(terms: int, kind: npt.DTypeLike) -> float:
+    """The same of a score in one type and of a distance that is measured in float64."""
+    return _sum_error(terms, kind) + _sum_error(terms, np.float64)
+
+
+def _underflow(dimension: int, kind: npt.DTypeLike) -> float:
+    """What a sum of products can lose below the smallest number of a type."""
+    return (dimension + 6) * float(np.finfo(kind).tiny)
 
 
 def _in_safe_type(vectors: Floats) -> Floats:

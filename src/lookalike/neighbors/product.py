@@ -1,4 +1,4 @@
-"""The matrix product of the search, by whichever library is faster on this machine.
+"""The matrix product of the search, by the library that is faster on this machine.
 
 NumPy's wheels bring an OpenBLAS that knows some processors and takes a kernel 3 to 8 times too slow for others; PyTorch
 brings a library of its own. Both are exact enough: the search's bounds hold for any order of a float32 sum.
@@ -6,9 +6,9 @@ brings a library of its own. Both are exact enough: the search's bounds hold for
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -18,13 +18,22 @@ from lookalike.neighbors.base import Floats
 _FIRST_TRIAL, _LATE_TRIAL = 4, 128
 #: A trial takes products of at least so many multiplications; smaller ones tell nothing.
 _LEAST_TRIAL = 1 << 28
+#: How many times as fast PyTorch must be, in the best of so many turns.
+_MUST_GAIN = 1.25
+_TURNS = 3
+#: Largest difference of the two ways, relative to the largest lengths: above what float32 rounds, below what
+#: bfloat16 rounds.
+_MOST_DIFFERENCE = 2e-5
+#: Settings of oneDNN, which PyTorch uses, that let it round float32 values.
+_ROUNDING = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
 
 class Product:
-    """`targets @ sources.T`, first by NumPy, then by the faster of NumPy and PyTorch."""
+    """`targets @ sources.T`: by NumPy, or by PyTorch where a trial finds it faster."""
 
     def __init__(self) -> None:
-        self._way: Callable[[Floats, Floats, Floats], None] = _by_numpy
+        #: The process in which PyTorch was found faster: after a fork, its threads are not there.
+        self._by_torch_in = 0
         self._tried = False
         self._seen = 0
 
@@ -38,29 +47,42 @@ class Product:
         scores:
             Where the result goes: targets x sources.
         """
-        if not self._tried and targets.dtype == sources.dtype == np.float32:
-            if targets.size * len(sources) >= _LEAST_TRIAL:
-                self._seen += 1
+        single = targets.dtype == sources.dtype == np.float32
+        if single and not self._tried and targets.size * len(sources) >= _LEAST_TRIAL:
+            self._seen += 1
             if self._seen >= (_FIRST_TRIAL if "torch" in sys.modules else _LATE_TRIAL):
+                self._tried = True
                 self._try(targets, sources, scores)
-                return
-        self._way(targets, sources, scores)
+        if single and self._by_torch_in == os.getpid() and _float32_is_float32():
+            _by_torch(targets, sources, scores)
+        else:
+            _by_numpy(targets, sources, scores)
 
     def _try(self, targets: Floats, sources: Floats, scores: Floats) -> None:
-        """Compute this product in both ways, and keep the faster for those to come."""
-        self._tried = True
-        import torch
+        """Compute a product in both ways, in turn, and find the faster."""
+        if not _float32_is_float32():
+            return
+        seconds: dict[str, float] = {"numpy": np.inf, "torch": np.inf}
+        results = {"numpy": scores, "torch": np.empty_like(scores)}
+        for _ in range(_TURNS):
+            for name, way in (("numpy", _by_numpy), ("torch", _by_torch)):
+                started = time.perf_counter()
+                way(targets, sources, results[name])
+                seconds[name] = min(seconds[name], time.perf_counter() - started)
+        lengths = [float(np.sqrt(np.einsum("ij,ij->i", side, side).max())) for side in (targets, sources)]
+        right = bool(np.abs(results["torch"] - results["numpy"]).max() <= _MOST_DIFFERENCE * lengths[0] * lengths[1])
+        if right and seconds["numpy"] >= _MUST_GAIN * seconds["torch"]:
+            self._by_torch_in = os.getpid()
 
-        ways = [_by_numpy]
-        if torch.get_float32_matmul_precision() == "highest":  # float32 means float32 here
-            ways.append(_by_torch)
-        seconds: list[float] = []
-        for way in ways:
-            way(targets, sources, scores)  # the first call starts threads
-            started = time.perf_counter()
-            way(targets, sources, scores)
-            seconds.append(time.perf_counter() - started)
-        self._way = ways[int(np.argmin(seconds))]
+
+def _float32_is_float32() -> bool:
+    """Whether PyTorch may not round the values of float32 products; anyone may change that at any time."""
+    import torch
+
+    fine = torch.get_float32_matmul_precision() == "highest"
+    newer = getattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", "ieee")
+    modes = {os.environ.get(name, "STRICT").upper() for name in _ROUNDING}
+    return fine and newer in ("ieee", "none") and modes == {"STRICT"}
 
 
 def _by_numpy(targets: Floats, sources: Floats, scores: Floats) -> None:
@@ -70,9 +92,6 @@ def _by_numpy(targets: Floats, sources: Floats, scores: Floats) -> None:
 def _by_torch(targets: Floats, sources: Floats, scores: Floats) -> None:
     import torch
 
-    if targets.dtype != np.float32 or sources.dtype != np.float32:
-        _by_numpy(targets, sources, scores)
-        return
     # from_numpy warns of arrays that are read-only, and nothing is written to these.
     left, right = (torch.from_numpy(side if side.flags.writeable else side.copy()) for side in (targets, sources))
     with torch.inference_mode():

@@ -7,7 +7,7 @@ target are found on the way. Targets that do not fit go in groups, with one pass
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from lookalike.neighbors.finder import CpuFinder
 from lookalike.neighbors.metrics import METRICS
 from lookalike.neighbors.sides import Side, check_values, open_side
 from lookalike.progress import progress
-from lookalike.tables.embedding_stream import Chunk, label_codes
+from lookalike.tables.embedding_stream import Chunk, label_codes, plain_label
 
 _Config = NearestNeighborsConfig
 
@@ -31,7 +31,7 @@ _CHUNK_SHARE = 6
 #: The targets of a group and what is known of them have this share.
 _TARGET_SHARE = 3
 #: A chunk has at least so many rows.
-_LEAST_CHUNK = 4096
+_LEAST_CHUNK = 256
 #: The largest float32.
 _MOST = float(np.finfo(np.float32).max)
 
@@ -92,7 +92,8 @@ def nearest_neighbors(
     VectorError
         When a side is not a matrix, dimensions differ, or values are not finite or beyond 1e34.
     """
-    wanted = Search(k, metric, within_label, excluded, device, memory_limit)
+    barred = None if excluded is None else np.asarray(excluded)
+    wanted = Search(k, metric, within_label, barred, device, memory_limit)
     sides = (
         open_side(target, "target", target_column, target_labels),
         open_side(source, "source", source_column, source_labels),
@@ -186,10 +187,12 @@ def search(target: Side, source: Side, wanted: Search) -> Searched:
         zero_targets += _zeros(group.vectors)
         part = slice(group.first, group.first + len(group.vectors))
         spots = checked[(checked >= part.start) & (checked < part.stop)]
-        routes = _routes(group, spots - part.start, wanted, devices, codes)
-        zero_sources = _pass_by(source, routes, wanted, codes)
+        routes = _routes(group, wanted, devices, codes)
+        check = _spot_check(group, spots - part.start, wanted)
+        zero_sources = _pass_by(source, routes, check, wanted, codes)
         for route in routes:
             route.give(found.at(part))
+        check.compare(found, spots)
     # Infinity stands where there is no row.
     if (np.abs(found.distances[found.rows >= 0]) > _MOST).any():
         raise VectorError("distances are beyond float32", where=source.name, hint="scale the vectors down")
@@ -210,33 +213,21 @@ class _Route:
         Their rows in the group.
     finder:
         Finds their neighbours.
-    spots:
-        Which of them are checked, and by whom.
     """
 
     code: int | None
     targets: Rows
     finder: Finder
-    spots: Rows
-    check: SpotCheck | None = field(default=None)
-
-    def see(self, vectors: Floats, rows: Rows) -> None:
-        """Let those who search see sources."""
-        self.finder.see(vectors, rows)
-        if self.check is not None:
-            self.check.see(vectors, rows)
 
     def give(self, group: Found) -> None:
-        """Write what was found into the arrays of the group; check it first."""
+        """Write what was found into the arrays of the group."""
         found = self.finder.finish()
-        if self.check is not None:
-            self.check.compare(found, self.spots)
         group.distances[self.targets], group.rows[self.targets] = found.distances, found.rows
         group.widened[self.targets] = found.widened
 
 
-def _routes(group: Chunk, spots: Rows, wanted: Search, devices: list[str], codes: dict[str, int]) -> list[_Route]:
-    """One route for a group of targets, or one for each of their labels."""
+def _routes(group: Chunk, wanted: Search, devices: list[str], codes: dict[str, int]) -> list[_Route]:
+    """One route for a group of targets, or one for each of their labels, in the order of the codes."""
     members: list[tuple[int | None, Rows]] = [(None, np.arange(len(group.vectors)))]
     if wanted.within_label:
         own = np.concatenate([label_codes(piece, codes, learn=True) for piece in group.labels])
@@ -244,44 +235,58 @@ def _routes(group: Chunk, spots: Rows, wanted: Search, devices: list[str], codes
     routes = []
     for code, rows in members:
         vectors = group.vectors if len(rows) == len(group.vectors) else group.vectors[rows]
-        places = np.flatnonzero(np.isin(rows, spots))
-        check = SpotCheck(vectors[places], wanted.metric, wanted.k) if len(places) else None
-        routes.append(_Route(code, rows, make_finder(vectors, wanted.metric, wanted.k, devices), places, check))
+        routes.append(_Route(code, rows, make_finder(vectors, wanted.metric, wanted.k, devices)))
     return routes
 
 
-def _pass_by(source: Side, routes: list[_Route], wanted: Search, codes: dict[str, int]) -> int:
+def _spot_check(group: Chunk, spots: Rows, wanted: Search) -> SpotCheck:
+    """Who checks some targets of a group; none, where the search is not certified."""
+    labels = _plain_labels(group)[spots] if wanted.within_label else None
+    return SpotCheck(group.vectors[spots], labels, wanted.metric, wanted.k)
+
+
+def _pass_by(source: Side, routes: list[_Route], check: SpotCheck, wanted: Search, codes: dict[str, int]) -> int:
     """Let all sources pass by; return how many of them are zero vectors."""
     zeros = 0
-    size = max(
-        _LEAST_CHUNK, wanted.memory_limit // _CHUNK_SHARE // (source.dimension * np.dtype(source.dtype).itemsize)
-    )
+    each = source.dimension * np.dtype(source.dtype).itemsize
+    size = max(_LEAST_CHUNK, wanted.memory_limit // _CHUNK_SHARE // each)
     with progress("searching", source.rows, "vectors") as advance:
         for chunk in source.chunks(size, labels=wanted.within_label):
+            part = slice(chunk.first, chunk.first + len(chunk.vectors))
+            excluded = None if wanted.excluded is None else wanted.excluded[part]
             check_values(chunk.vectors, source.name, chunk.first)
             zeros += _zeros(chunk.vectors)
-            for route, vectors, rows in _shares(chunk, routes, wanted, codes):
-                route.see(vectors, rows)
-            advance(chunk.first + len(chunk.vectors))
+            for route, vectors, rows in _shares(chunk, routes, excluded, codes):
+                route.finder.see(vectors, rows)
+            if wanted.certified:
+                labels = _plain_labels(chunk) if wanted.within_label else None
+                check.see(chunk.vectors, chunk.first, excluded, labels)
+            advance(part.stop)
     return zeros
 
 
 def _shares(
-    chunk: Chunk, routes: list[_Route], wanted: Search, codes: dict[str, int]
+    chunk: Chunk, routes: list[_Route], excluded: npt.NDArray[np.bool_] | None, codes: dict[str, int]
 ) -> Iterator[tuple[_Route, Floats, Rows]]:
     """The sources of a chunk that each route may return: vectors, and rows in the pool."""
-    allowed = np.ones(len(chunk.vectors), np.bool_)
-    if wanted.excluded is not None:
-        allowed = ~wanted.excluded[chunk.first : chunk.first + len(chunk.vectors)]
-    own = None
-    if wanted.within_label:
-        own = np.concatenate([label_codes(piece, codes, learn=False) for piece in chunk.labels])
-    for route in routes:
-        places = np.flatnonzero(allowed if own is None else allowed & (own == route.code))
+    allowed = np.arange(len(chunk.vectors)) if excluded is None else np.flatnonzero(~excluded)
+    shares = [allowed] * len(routes)
+    if chunk.labels:
+        own = np.concatenate([label_codes(piece, codes, learn=False) for piece in chunk.labels])[allowed]
+        order = np.argsort(own, kind="stable")  # sorted once, however many labels there are
+        wanted = np.array([route.code for route in routes])
+        begins, ends = np.searchsorted(own[order], wanted, "left"), np.searchsorted(own[order], wanted, "right")
+        shares = [allowed[order[begin:end]] for begin, end in zip(begins, ends, strict=True)]
+    for route, places in zip(routes, shares, strict=True):
         if len(places) == len(chunk.vectors):
             yield route, chunk.vectors, chunk.first + places
         elif len(places):
             yield route, chunk.vectors[places], chunk.first + places
+
+
+def _plain_labels(chunk: Chunk) -> npt.NDArray[np.object_]:
+    """The labels of a chunk as plain text, row by row."""
+    return np.array([plain_label(label) for piece in chunk.labels for label in piece.to_pylist()], np.object_)
 
 
 def _spots(targets: int) -> Rows:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lookalike.errors import ConfigError, VectorError
 from lookalike.neighbors.base import Floats
-from lookalike.tables.embedding_stream import Chunk, EmbeddingStream
+from lookalike.tables.embedding_stream import Chunk, EmbeddingStream, plain_label
 from lookalike.tables.embedding_table import EmbeddingTable
 
 #: Beyond this, a distance could leave float32.
@@ -51,8 +51,7 @@ class ArraySide:
     """
 
     def __init__(self, vectors: Any, name: str, labels: pa.Array | pa.ChunkedArray | None = None) -> None:
-        # A tensor of any device has `cpu`, and NumPy takes it from there.
-        matrix = np.asarray(vectors.detach().cpu() if hasattr(vectors, "detach") else vectors)
+        matrix = np.asarray(_on_host(vectors) if hasattr(vectors, "detach") else vectors)
         if matrix.ndim != 2 or not matrix.shape[1]:
             raise VectorError(f"{name} has shape {matrix.shape}; rows x dimension is needed")
         if matrix.dtype.kind not in "fiub":
@@ -108,7 +107,14 @@ def open_side(given: Any, name: str, column: str, labels: Any = None) -> Side:
         return given
     if isinstance(given, EmbeddingTable):
         return ArraySide(given.vectors, given.name, given.labels)
-    return ArraySide(given, name, None if labels is None else pa.array(labels))
+    texts = None if labels is None else pa.array([plain_label(label) for label in labels], pa.string())
+    return ArraySide(given, name, texts)
+
+
+def _on_host(tensor: Any) -> Any:
+    """A tensor that NumPy can take: it knows no bfloat16."""
+    tensor = tensor.detach().cpu()
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
 
 
 def check_values(vectors: Floats, name: str, first: int) -> None:

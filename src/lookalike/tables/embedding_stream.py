@@ -14,11 +14,15 @@ import pyarrow.parquet as pq
 
 from lookalike.errors import TableError, VectorError
 from lookalike.tables.embedding_table import EmbeddingTable, Parts
-from lookalike.tables.image_table import check_filepath
+from lookalike.tables.image_table import check_filepath, null_filepaths
 from lookalike.tables.vectors import Matrix, MatrixBuilder, is_vector_type
 
 #: Rows read at a time: bounds what reading holds beside the matrix (64 MB at 1,024 float32 dimensions).
 _READ_ROWS = 16_384
+#: Rows that a message names.
+_SHOWN = 5
+#: Bytes of a file that are read at a time.
+_PAGES = 1 << 20
 #: Rows that are looked at before anything else.
 _FIRST_ROWS = 1024
 
@@ -85,6 +89,7 @@ class EmbeddingStream:
         # Tables of doubles keep their precision: the search is exact in what the table says.
         wide = any(kind.value_type.bit_width > 32 for kind in kinds)
         self.dtype: type[np.float32] | type[np.float64] = np.float64 if wide else np.float32
+        self._types = _common_types(self._parts, ("filepath", "label"))
         self.rows = sum(pq.read_metadata(file).num_rows for file in self._parts.files)
         if not self.rows:
             raise TableError("has no rows", where=path, hint="check how the table was made")
@@ -111,9 +116,17 @@ class EmbeddingStream:
     def check_filepaths(self) -> None:
         """Refuse a column `filepath` that is missing or has nulls."""
         self._parts.require("filepath")
+        first, count = 0, 0
+        rows: list[int] = []
         for batch in self._batches(("filepath",), _READ_ROWS):
-            if batch.num_rows:
+            missing = np.flatnonzero(~batch.column(0).is_valid().to_numpy(zero_copy_only=False))
+            count += len(missing)
+            rows += (first + missing[: _SHOWN - len(rows)]).tolist()
+            if batch.num_rows and not count:
                 check_filepath(pa.Table.from_batches([batch]), self.name)
+            first += batch.num_rows
+        if count:
+            raise null_filepaths(count, rows, self.name)
 
     def read_scalars(self) -> pa.Table:
         """The columns `filepath` and, where there is one, `label`, of all rows."""
@@ -141,11 +154,8 @@ class EmbeddingStream:
                 picked.append(pa.Table.from_batches([batch.take(pa.array(rows[begin:end] - first))]))
             first += batch.num_rows
         if not picked:
-            picked = [pa.table({name: pa.array([], pa.string()) for name in there})]
-        try:
-            return pa.concat_tables(picked, promote_options="permissive")
-        except pa.ArrowTypeError as error:
-            raise TableError(f"its files cannot be read as one table: {error}", where=self.name) from error
+            picked = [pa.table({name: pa.array([], self._types[name]) for name in there})]
+        return pa.concat_tables(picked)
 
     def _chunks(self, size: int, with_labels: bool) -> Iterator[Chunk]:
         columns = (self._column, "label") if with_labels else (self._column,)
@@ -172,15 +182,43 @@ class EmbeddingStream:
         try:
             for file, schema in zip(self._parts.files, self._parts.schemas, strict=True):
                 there = [name for name in columns if name in schema.names]
-                with pq.ParquetFile(file) as reader:
+                # Read ahead by pages: by default all of a row group is read at once, however large it is.
+                with pq.ParquetFile(file, pre_buffer=False, buffer_size=_PAGES) as reader:
                     for batch in reader.iter_batches(rows, columns=there, use_threads=False):
-                        arrays = [batch[name] if name in there else pa.nulls(batch.num_rows) for name in columns]
+                        arrays = [
+                            self._alike(name, batch[name])
+                            if name in there
+                            else pa.nulls(batch.num_rows, self._types[name])
+                            for name in columns
+                        ]
                         yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
         except (pa.ArrowInvalid, OSError) as error:
             raise self._damaged(error) from error
 
+    def _alike(self, name: str, array: pa.Array) -> pa.Array:
+        """A column in the type that all files of the table can have."""
+        kind = self._types.get(name, array.type)
+        return array if array.type == kind else array.cast(kind)
+
     def _damaged(self, error: Exception) -> TableError:
         return TableError(f"cannot be read: {error}", where=self.name, hint="check that the file is whole")
+
+
+def _common_types(parts: Parts, columns: tuple[str, ...]) -> dict[str, pa.DataType]:
+    """The types that columns have when all files are one table; refuses files that cannot be."""
+    types: dict[str, pa.DataType] = {}
+    for name in columns:
+        kinds = [schema.field(name).type for schema in parts.schemas if name in schema.names]
+        if not kinds:
+            continue
+        if any(kind != kinds[0] for kind in kinds):  # a dictionary is the type of its values
+            kinds = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in kinds]
+        try:
+            merged = pa.unify_schemas([pa.schema([(name, kind)]) for kind in kinds], promote_options="permissive")
+        except pa.ArrowTypeError as error:
+            raise TableError(f"its files cannot be read as one table: {error}", where=parts.name) from error
+        types[name] = merged.field(name).type
+    return types
 
 
 def read_embedding_table(path: str, column: str) -> EmbeddingTable:
@@ -222,15 +260,25 @@ def label_codes(labels: pa.Array, codes: dict[str, int], *, learn: bool) -> npt.
     learn:
         Give new labels numbers; otherwise they get -1.
     """
-    encoded = labels if pa.types.is_dictionary(labels.type) else labels.dictionary_encode(null_encoding="encode")
-    texts = [str(label).strip().upper() for label in encoded.dictionary.to_pylist()]
-    numbers = [codes.setdefault(text, len(codes)) if learn else codes.get(text, -1) for text in texts]
-    if encoded.indices.null_count:  # a dictionary of the table's own says nothing of its nulls
-        texts.append(str(None).upper())
-        numbers.append(codes.setdefault(texts[-1], len(codes)) if learn else codes.get(texts[-1], -1))
+
+    def number(label: object) -> int:
+        text = plain_label(label)
+        return codes.setdefault(text, len(codes)) if learn else codes.get(text, -1)
+
+    try:
+        encoded = labels if pa.types.is_dictionary(labels.type) else labels.dictionary_encode()
+    except pa.ArrowNotImplementedError:  # lists and the like, which hardly any table has as labels
+        return np.array([number(label) for label in labels.to_pylist()], np.int64)
+    numbers = [number(label) for label in encoded.dictionary.to_pylist()]
+    numbers.append(number(None) if encoded.indices.null_count else -1)
     indices = encoded.indices.fill_null(len(numbers) - 1)
     found: npt.NDArray[np.int64] = np.array(numbers, np.int64)[indices.to_numpy(zero_copy_only=False)]
     return found
+
+
+def plain_label(label: object) -> str:
+    """A label as it is compared: as text, without case and outer blanks."""
+    return str(label).strip().upper()
 
 
 def _one_ahead(items: Iterator[_Item]) -> Iterator[_Item]:

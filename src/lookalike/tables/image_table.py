@@ -151,14 +151,19 @@ def check_filepath(table: pa.Table, name: str) -> pa.Table:
         column = column.cast(column.type.value_type)
     if pa.types.is_null(column.type) or column.null_count:
         rows = [row for row, valid in enumerate(column.is_valid().to_pylist()) if not valid]
-        raise TableError(
-            f"column 'filepath' has {len(rows)} nulls, first in rows {rows[:5]} (counted from 0)",
-            where=name,
-            hint="give every row a path, or remove those rows",
-        )
+        raise null_filepaths(len(rows), rows, name)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise TableError(f"column 'filepath' holds {column.type}, not text", where=name, hint="store paths as text")
     return table.set_column(index, "filepath", column.cast(pa.string()))
+
+
+def null_filepaths(count: int, rows: list[int], name: str) -> TableError:
+    """The error of a table that has rows without a path; the first few of them are named."""
+    return TableError(
+        f"column 'filepath' has {count} nulls, first in rows {rows[:5]} (counted from 0)",
+        where=name,
+        hint="give every row a path, or remove those rows",
+    )
 
 
 def _read(name: str) -> pa.Table:

@@ -113,10 +113,10 @@ def mine(
     output = Path(output_parquet)
     for written in (output, *_beside(output)):
         check_output(written, inputs=(settings.source_parquet, settings.target_parquet))
-    check_embedding_table(settings.target_parquet, target_embed_column_name)
+    check_embedding_table(settings.source_parquet, source_embed_column_name)
+    target = read_embedding_table(settings.target_parquet, target_embed_column_name)
     source = EmbeddingStream(settings.source_parquet, source_embed_column_name)
     source.check_filepaths()
-    target = read_embedding_table(settings.target_parquet, target_embed_column_name)
     columns = (target_embed_column_name, source_embed_column_name)
     warnings = [*_compare_encoders(target, source, columns), *_setting_warnings(settings, target, source)]
 
@@ -198,7 +198,8 @@ def _pairs(target: EmbeddingTable, source: EmbeddingStream, searched: Searched) 
     rows = searched.neighbors.rows
     targets, places = np.nonzero(rows >= 0)
     wanted, positions = np.unique(rows[targets, places], return_inverse=True)
-    picked = check_filepath(source.pick(wanted, ("filepath", "label")), source.name)
+    picked = source.pick(wanted, ("filepath", "label"))
+    picked = check_filepath(picked, source.name) if len(wanted) else picked
     labels = (
         pa.array(_texts(target.labels, len(target))),
         pa.array(_texts(picked.column("label") if source.has_labels else None, len(wanted))),
@@ -208,7 +209,7 @@ def _pairs(target: EmbeddingTable, source: EmbeddingStream, searched: Searched) 
         "target_row": left,
         "source_row": pa.array(wanted).take(right),
         "target_filepath": target.filepaths.take(left),
-        "source_filepath": picked.column("filepath").combine_chunks().take(right),
+        "source_filepath": picked.column("filepath").cast(pa.string()).combine_chunks().take(right),
         "target_label": labels[0].cast(pa.string()).take(left),
         "source_label": labels[1].cast(pa.string()).take(right),
         "rank": pa.array((places + 1).astype(np.int32)),

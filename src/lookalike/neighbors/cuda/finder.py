@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -85,13 +86,18 @@ class CudaFinder:
         """
         dimension = self._raw_targets.shape[1]
         size = min(max(_SOURCES, _SOURCES_PER_NEIGHBOR * self._k), max(GROUP, _SOURCE_VALUES // dimension))
-        for first in range(0, len(vectors), size):
-            part = slice(first, first + size)
-            self._see_block(_on_device(vectors[part], self._device), _on_device(rows[part], self._device))
+        with self._current():
+            for first in range(0, len(vectors), size):
+                part = slice(first, first + size)
+                self._see_block(_on_device(vectors[part], self._device), _on_device(rows[part], self._device))
 
     def finish(self) -> Found:
         """Return what was found."""
         return Found(self._distances.cpu().numpy(), self._rows.cpu().numpy(), self._widened.cpu().numpy())
+
+    def _current(self) -> AbstractContextManager[object]:
+        """Make the device the current one of this thread: Triton launches its kernels there."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _see_block(self, vectors: torch.Tensor, rows: torch.Tensor) -> None:
         """Take one block of sources."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,9 +28,18 @@ def has_kernels(device: torch.device) -> bool:
     return True
 
 
+#: Held while torch's settings are changed: they are those of all threads.
+_settings = threading.RLock()
+
+
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Matrix products in float32 proper, not in TF32, whatever was set before."""
+    """Matrix products in float32 proper, not in TF32, whatever was set before; for one thread at a time."""
+    with _settings:
+        yield from _full_float32()
+
+
+def _full_float32() -> Iterator[None]:
     matmul = torch.backends.cuda.matmul
     name: str = "allow_tf32"
     wanted: bool | str = False

@@ -16,7 +16,7 @@ their lengths. For ``manhattan`` the score is minus the distance.
 
 Vectors are multiplied by powers of two, which costs no digits: a target by its own, so that its length is at most 1,
 the sources of a block by one that makes all of them at most that long. So nothing overflows, and what underflows is
-below every bound. `Units` says how scores of such vectors are put together.
+below every bound. `scores.Scoring` says how scores of such vectors are put together.
 """
 
 from __future__ import annotations
