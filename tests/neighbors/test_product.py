@@ -15,7 +15,7 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture
 def multiply(monkeypatch):
-    monkeypatch.setattr(product, "_LEAST_TRIAL", 1)
+    monkeypatch.setattr(product, "_LEAST_WORK", 1)
     return Product()
 
 
@@ -37,6 +37,7 @@ def watch(monkeypatch, **slower):
 def check(multiply, count, sources):
     targets = RANDOM.standard_normal((count, 64)).astype(np.float32)
     scores = np.empty((count, len(sources)), np.float32)
+    multiply.consider(targets, sources)
     multiply(targets, sources, scores)
     np.testing.assert_allclose(scores, targets.astype(np.float64) @ sources.T.astype(np.float64), atol=1e-4)
 

@@ -13,14 +13,14 @@ import numpy as np
 
 from lookalike.neighbors.base import Float64s, Floats, Found, Rows
 from lookalike.neighbors.kernels import scan
-from lookalike.neighbors.metrics import METRICS, Metric, Prepared, pair_distances
-from lookalike.neighbors.threads import in_parts
+from lookalike.neighbors.metrics import METRICS, Prepared, pair_distances
+from lookalike.neighbors.threads import in_parts, one_blas_thread
 
-#: Sources and targets scored at a time: their scores (16 MB in float32) stay near the processor. Of sources with many
-#: dimensions fewer, so that a block has at most so many values.
+#: Sources and, on a core, targets scored at a time: their scores (8 MB in float32) stay near the processor. Of sources
+#: with many dimensions fewer, so that a block has at most so many values.
 _SOURCE_BLOCK = 4096
 _SOURCE_VALUES = 1 << 22
-_TARGET_BLOCK = 1024
+_TARGET_BLOCK = 512
 #: Sources that are held for a target beside twice its k, before they are measured.
 _SPARE = 512
 
@@ -42,7 +42,7 @@ class CpuFinder:
         count, room = len(targets), 2 * k + _SPARE
         self._metric = METRICS[metric]
         self._targets = targets
-        self._blocks = [_Block(targets, first, self._metric) for first in range(0, count, _TARGET_BLOCK)]
+        self._prepared = self._metric.prepare_targets(targets)
         self._heap = np.full((count, k), -np.inf)
         self._picked = np.empty((count, room), np.int64)
         self._uppers = np.empty((count, room))
@@ -50,7 +50,6 @@ class CpuFinder:
         self._distances = np.full((count, k), np.inf)
         self._rows = np.full((count, k), -1, np.int64)
         self._widened = np.zeros(count, np.bool_)
-        self._scratch = np.empty(0, np.float32)
 
     @staticmethod
     def bytes_of_target(dimension: int, k: int) -> int:
@@ -59,66 +58,65 @@ class CpuFinder:
 
     def see(self, vectors: Floats, rows: Rows) -> None:
         """See `Finder.see`."""
+        self._metric.consider(self._prepared.vectors, vectors)
         size = min(_SOURCE_BLOCK, max(256, _SOURCE_VALUES // vectors.shape[1]))
-        for first in range(0, len(vectors), size):
-            sources = vectors[first : first + size]
-            single = self._metric.prepare(sources)
-            crowded = np.concatenate([self._scan(block, single, first) for block in self._blocks])
-            if crowded.size:
-                self._widened[crowded] = True
-                wide = self._metric.prepare(sources, wide=True)
-                for part in range(0, len(crowded), _TARGET_BLOCK):
-                    self._scan_wide(crowded[part : part + _TARGET_BLOCK], wide, first, (vectors, rows))
+        with one_blas_thread():  # each core multiplies and scans for targets of its own
+            for first in range(0, len(vectors), size):
+                sources = vectors[first : first + size]
+                crowded = self._scan(self._metric.prepare(sources), first)
+                if crowded.size:
+                    self._widened[crowded] = True
+                    wide = self._metric.prepare(sources, wide=True)
+                    for part in range(0, len(crowded), _TARGET_BLOCK):
+                        self._scan_wide(crowded[part : part + _TARGET_BLOCK], wide, first, (vectors, rows))
         self._settle(slice(0, len(self._targets)), vectors, rows)
 
     def finish(self) -> Found:
         """See `Finder.finish`."""
         return Found(self._distances, self._rows, self._widened)
 
-    def _scan(self, block: _Block, sources: Prepared, first: int) -> Rows:
-        """Collect from one block of scores; return the targets for which float32 leaves too many."""
-        scores, margins = self._scores(block.targets, sources)
-        starts = np.zeros(len(scores), np.int64)
-        self._collect(block.part, scores, sources, margins, first, starts, restore=True)
-        return block.part.start + np.flatnonzero(starts < scores.shape[1])
+    def _scan(self, sources: Prepared, first: int) -> Rows:
+        """Collect from one block of sources; return the targets for which float32 leaves too many."""
+        starts = np.zeros(len(self._targets), np.int64)
+
+        def work(part: slice) -> None:
+            targets = self._prepared.at(part)
+            kind = np.result_type(targets.vectors, sources.vectors)
+            scores = np.empty((len(targets.vectors), len(sources.vectors)), kind)
+            self._metric.product(targets.vectors, sources.vectors, scores)
+            self._collect(part, scores, sources, self._metric.margin(targets, sources), first, starts[part], True)
+
+        in_parts(work, len(starts), _TARGET_BLOCK)
+        return np.flatnonzero(starts < len(sources.vectors))
 
     def _scan_wide(self, targets: Rows, sources: Prepared, first: int, chunk: tuple[Floats, Rows]) -> None:
         """The same with scores in float64; what even they cannot tell apart is measured as soon as room ends."""
         prepared = self._metric.prepare_targets(self._targets[targets], wide=True)
-        scores, margins = self._scores(prepared, sources)
+        scores = np.empty((len(targets), len(sources.vectors)))
+
+        def work(part: slice) -> None:
+            self._metric.product(prepared.vectors[part], sources.vectors, scores[part])
+
+        in_parts(work, len(targets))
+        margins = self._metric.margin(prepared, sources)
         for number, target in enumerate(targets):
             part, row = slice(target, target + 1), slice(number, number + 1)
             starts = np.zeros(1, np.int64)
             while True:
-                self._collect(part, scores[row], sources, margins[row], first, starts, restore=False)
+                self._collect(part, scores[row], sources, margins[row], first, starts, False)
                 if starts[0] == scores.shape[1]:
                     break
                 self._settle(part, *chunk)
 
-    def _scores(self, targets: Prepared, sources: Prepared) -> tuple[Floats, Float64s]:
-        """Scores, before scale and offset, in memory that is used again; and their margins."""
-        shape = (len(targets.vectors), len(sources.vectors))
-        kind = np.result_type(targets.vectors, sources.vectors)
-        if self._scratch.size < shape[0] * shape[1] or self._scratch.dtype != kind:
-            self._scratch = np.empty(shape[0] * shape[1], kind)
-        scores = self._scratch[: shape[0] * shape[1]].reshape(shape)
-        self._metric.product(targets.vectors, sources.vectors, scores)
-        return scores, self._metric.margin(targets, sources)
-
     def _collect(
         self, part: slice, scores: Floats, sources: Prepared, margins: Float64s, first: int, starts: Rows, restore: bool
     ) -> None:
-        """Run the scan for some targets, on all cores; see `kernels.scan`."""
+        """Run the scan for some targets; see `kernels.scan`."""
         columns, kind = scores.shape[1], scores.dtype
         scale = np.ones(columns, kind) if sources.scale is None else sources.scale.astype(kind, copy=False)
         offset = np.zeros(columns, kind) if sources.offset is None else sources.offset.astype(kind, copy=False)
         state = [array[part] for array in (self._heap, self._picked, self._uppers, self._counts)]
-
-        def work(some: slice) -> None:
-            own = [array[some] for array in state]
-            scan(scores[some], scale, offset, margins[some], first, starts[some], restore, *own)
-
-        in_parts(work, len(scores))
+        scan(scores, scale, offset, margins, first, starts, restore, *state)
 
     def _settle(self, part: slice, vectors: Floats, rows: Rows) -> None:
         """Measure what some targets hold of a chunk, and keep the k best of it and of what was measured before."""
@@ -140,14 +138,6 @@ class CpuFinder:
         order, place = order[place < k], place[place < k]
         self._distances[part][targets[order], place] = distances[order]
         self._rows[part][targets[order], place] = found[order]
-
-
-class _Block:
-    """Some consecutive targets, prepared for scoring in float32."""
-
-    def __init__(self, targets: Floats, first: int, metric: Metric) -> None:
-        self.part = slice(first, min(first + _TARGET_BLOCK, len(targets)))
-        self.targets = metric.prepare_targets(targets[self.part])
 
 
 def _position_in_run(values: Rows) -> Rows:

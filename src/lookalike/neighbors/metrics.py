@@ -52,6 +52,10 @@ class Prepared:
     scale: Floats | None = None
     offset: Float64s | None = None
 
+    def at(self, part: slice) -> Prepared:
+        """Some rows of a block of targets, which have neither scale nor offset."""
+        return Prepared(self.vectors[part], self.magnitude[part])
+
 
 class Metric(ABC):
     """One metric; stateless.
@@ -72,8 +76,12 @@ class Metric(ABC):
         """The same for targets. Scores mean the same in either precision."""
         return self.prepare(vectors, wide=wide)
 
+    def consider(self, targets: Floats, sources: Floats) -> None:
+        """Look for the fastest way to compute products, before many of them."""
+        multiply.consider(targets, sources)
+
     def product(self, targets: Floats, sources: Floats, scores: Floats) -> None:
-        """What scores begin with, before scale and offset (targets x sources); larger is nearer."""
+        """What scores begin with, before scale and offset (targets x sources); larger is nearer. On the calling core."""
         multiply(targets, sources, scores)
 
     @abstractmethod
@@ -192,10 +200,13 @@ class Manhattan(Metric):
         vectors = vectors.astype(np.float64, copy=False) if wide else _in_safe_type(vectors)
         return Prepared(vectors, np.abs(vectors).sum(axis=1, dtype=np.float64))
 
+    def consider(self, targets: Floats, sources: Floats) -> None:
+        """There are no matrix products here."""
+
     def product(self, targets: Floats, sources: Floats, scores: Floats) -> None:
         """Negative L1 distances."""
         targets, sources = (np.ascontiguousarray(side, scores.dtype) for side in (targets, sources))
-        in_parts(lambda part: kernels.manhattan(targets[part], sources, scores[part]), len(targets))
+        kernels.manhattan(targets, sources, scores)
 
     def error(self, target: Float64s, source: Float64s, dimension: int, kind: npt.DTypeLike) -> Float64s:
         """Rounding of the differences and of their sum. The same for what is measured."""

@@ -14,10 +14,11 @@ import numpy as np
 
 from lookalike.neighbors.base import Floats
 
-#: Products by NumPy before both are tried: where PyTorch is loaded already, and where loading it must pay.
-_FIRST_TRIAL, _LATE_TRIAL = 4, 128
-#: A trial takes products of at least so many multiplications; smaller ones tell nothing.
-_LEAST_TRIAL = 1 << 28
+#: Multiplications of a chunk for which both are tried: where PyTorch is loaded already (1 s or less), and where loading
+#: it must pay.
+_LEAST_WORK, _LEAST_WORK_TO_LOAD = 20_000_000_000, 1_000_000_000_000
+#: Targets and sources of a trial.
+_SAMPLE = 1024
 #: How many times as fast PyTorch must be, in the best of so many turns.
 _MUST_GAIN = 1.25
 _TURNS = 3
@@ -35,7 +36,15 @@ class Product:
         #: The process in which PyTorch was found faster: after a fork, its threads are not there.
         self._by_torch_in = 0
         self._tried = False
-        self._seen = 0
+
+    def consider(self, targets: Floats, sources: Floats) -> None:
+        """Try both on a small part, once in a process, where so many products are to come that it pays."""
+        work = targets.size * len(sources)
+        least = _LEAST_WORK if "torch" in sys.modules else _LEAST_WORK_TO_LOAD
+        if self._tried or work < least or not targets.dtype == sources.dtype == np.float32:
+            return
+        self._tried = True
+        self._try(targets[:_SAMPLE], sources[:_SAMPLE])
 
     def __call__(self, targets: Floats, sources: Floats, scores: Floats) -> None:
         """Multiply.
@@ -48,22 +57,17 @@ class Product:
             Where the result goes: targets x sources.
         """
         single = targets.dtype == sources.dtype == np.float32
-        if single and not self._tried and targets.size * len(sources) >= _LEAST_TRIAL:
-            self._seen += 1
-            if self._seen >= (_FIRST_TRIAL if "torch" in sys.modules else _LATE_TRIAL):
-                self._tried = True
-                self._try(targets, sources, scores)
         if single and self._by_torch_in == os.getpid() and _float32_is_float32():
             _by_torch(targets, sources, scores)
         else:
             _by_numpy(targets, sources, scores)
 
-    def _try(self, targets: Floats, sources: Floats, scores: Floats) -> None:
+    def _try(self, targets: Floats, sources: Floats) -> None:
         """Compute a product in both ways, in turn, and find the faster."""
         if not _float32_is_float32():
             return
         seconds: dict[str, float] = {"numpy": np.inf, "torch": np.inf}
-        results = {"numpy": scores, "torch": np.empty_like(scores)}
+        results = {name: np.empty((len(targets), len(sources)), np.float32) for name in seconds}
         for _ in range(_TURNS):
             for name, way in (("numpy", _by_numpy), ("torch", _by_torch)):
                 started = time.perf_counter()

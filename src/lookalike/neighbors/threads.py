@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+
+from threadpoolctl import ThreadpoolController
 
 #: Parts that each core gets: more than one, so that none waits long for the last; and what a part has at least.
 _PARTS = 2
 _LEAST = 32
 
 
-def in_parts(work: Callable[[slice], None], count: int) -> None:
-    """Call `work` with slices that cover `range(count)`, on all cores; errors propagate."""
+def in_parts(work: Callable[[slice], None], count: int, most: int = sys.maxsize) -> None:
+    """Call `work` with slices that cover `range(count)`, on all cores; errors propagate. Not to be nested.
+
+    Parameters
+    ----------
+    work:
+        Called on threads.
+    count:
+        Of all.
+    most:
+        Of one slice.
+    """
     cores, pool = _pool(os.getpid())
-    size = max(_LEAST, -(-count // (cores * _PARTS)))
+    size = min(most, max(_LEAST, -(-count // (cores * _PARTS))))
     parts = [slice(first, min(first + size, count)) for first in range(0, count, size)]
     if len(parts) == 1:
         work(parts[0])
     else:
         list(pool.map(work, parts))
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Let BLAS libraries multiply on the calling thread only, where threads of our own multiply side by side.
+
+    A library's threads go on looking for work for a while after each product, and take it from those that scan.
+    """
+    limited: AbstractContextManager[object] = ThreadpoolController().limit(limits=1, user_api="blas")
+    return limited
 
 
 @functools.lru_cache(1)
