@@ -9,12 +9,14 @@ the block is scored in float64. What was collected, a few more than k a target, 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 
 from lookalike.neighbors.base import Float64s, Floats, Found, Rows
 from lookalike.neighbors.kernels import scan
 from lookalike.neighbors.metrics import METRICS, Prepared, pair_distances
-from lookalike.neighbors.threads import in_parts, one_blas_thread
+from lookalike.neighbors.threads import LEAST, cores, in_parts, one_blas_thread
 
 #: Sources and, on a core, targets scored at a time: their scores (8 MB in float32) stay near the processor. Of sources
 #: with many dimensions fewer, so that a block has at most so many values.
@@ -50,6 +52,7 @@ class CpuFinder:
         self._distances = np.full((count, k), np.inf)
         self._rows = np.full((count, k), -1, np.int64)
         self._widened = np.zeros(count, np.bool_)
+        self._spread = True
 
     @staticmethod
     def bytes_of_target(dimension: int, k: int) -> int:
@@ -60,7 +63,9 @@ class CpuFinder:
         """See `Finder.see`."""
         self._metric.consider(self._prepared.vectors, vectors)
         size = min(_SOURCE_BLOCK, max(256, _SOURCE_VALUES // vectors.shape[1]))
-        with one_blas_thread():  # each core multiplies and scans for targets of its own
+        # Each core multiplies and scans for targets of its own, unless they are too few to go round.
+        self._spread = not self._metric.by_blas or len(self._targets) >= LEAST * cores()
+        with one_blas_thread() if self._spread else nullcontext():
             for first in range(0, len(vectors), size):
                 sources = vectors[first : first + size]
                 crowded = self._scan(self._metric.prepare(sources), first)
@@ -78,16 +83,25 @@ class CpuFinder:
     def _scan(self, sources: Prepared, first: int) -> Rows:
         """Collect from one block of sources; return the targets for which float32 leaves too many."""
         starts = np.zeros(len(self._targets), np.int64)
+        margins = self._metric.margin(self._prepared, sources)
 
-        def work(part: slice) -> None:
-            targets = self._prepared.at(part)
-            kind = np.result_type(targets.vectors, sources.vectors)
-            scores = np.empty((len(targets.vectors), len(sources.vectors)), kind)
-            self._metric.product(targets.vectors, sources.vectors, scores)
-            self._collect(part, scores, sources, self._metric.margin(targets, sources), first, starts[part], True)
+        def collect(part: slice, scores: Floats) -> None:
+            self._collect(part, scores, sources, margins[part], first, starts[part], True)
 
-        in_parts(work, len(starts), _TARGET_BLOCK)
+        if self._spread:
+            least = LEAST if self._metric.by_blas else 1
+            in_parts(lambda part: collect(part, self._scores(part, sources)), len(starts), _TARGET_BLOCK, least)
+        else:
+            scores = self._scores(slice(0, len(starts)), sources)
+            in_parts(lambda part: collect(part, scores[part]), len(starts))
         return np.flatnonzero(starts < len(sources.vectors))
+
+    def _scores(self, part: slice, sources: Prepared) -> Floats:
+        """Scores of some targets, before scale and offset."""
+        targets = self._prepared.vectors[part]
+        scores = np.empty((len(targets), len(sources.vectors)), np.result_type(targets, sources.vectors))
+        self._metric.product(targets, sources.vectors, scores)
+        return scores
 
     def _scan_wide(self, targets: Rows, sources: Prepared, first: int, chunk: tuple[Floats, Rows]) -> None:
         """The same with scores in float64; what even they cannot tell apart is measured as soon as room ends."""

@@ -52,10 +52,6 @@ class Prepared:
     scale: Floats | None = None
     offset: Float64s | None = None
 
-    def at(self, part: slice) -> Prepared:
-        """Some rows of a block of targets, which have neither scale nor offset."""
-        return Prepared(self.vectors[part], self.magnitude[part])
-
 
 class Metric(ABC):
     """One metric; stateless.
@@ -64,9 +60,12 @@ class Metric(ABC):
     ----------
     measure:
         The kernel for exact distances of pairs of float32 vectors.
+    by_blas:
+        Whether scores are matrix products, which a BLAS library can spread over the cores.
     """
 
     measure: Callable[..., None]
+    by_blas = True
 
     @abstractmethod
     def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
@@ -81,7 +80,7 @@ class Metric(ABC):
         multiply.consider(targets, sources)
 
     def product(self, targets: Floats, sources: Floats, scores: Floats) -> None:
-        """What scores begin with, before scale and offset (targets x sources); larger is nearer. On the calling core."""
+        """What scores begin with, before scale and offset (targets x sources); larger is nearer. On this core."""
         multiply(targets, sources, scores)
 
     @abstractmethod
@@ -194,6 +193,7 @@ class Manhattan(Metric):
     """The L1 distance; the score is its negative."""
 
     measure = staticmethod(kernels.measure_manhattan)
+    by_blas = False
 
     def prepare(self, vectors: Floats, *, wide: bool = False) -> Prepared:
         """The vectors as they are, and their L1 norms."""

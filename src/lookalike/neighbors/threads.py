@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager
 
 from threadpoolctl import ThreadpoolController
 
-#: Parts that each core gets: more than one, so that none waits long for the last; and what a part has at least.
+#: Parts that each core gets: more than one, so that none waits long for the last.
 _PARTS = 2
-_LEAST = 32
+#: What a part has at least: a matrix product of fewer rows is slow.
+LEAST = 32
 
 
-def in_parts(work: Callable[[slice], None], count: int, most: int = sys.maxsize) -> None:
+def in_parts(work: Callable[[slice], None], count: int, most: int = sys.maxsize, least: int = LEAST) -> None:
     """Call `work` with slices that cover `range(count)`, on all cores; errors propagate. Not to be nested.
 
     Parameters
@@ -25,16 +26,21 @@ def in_parts(work: Callable[[slice], None], count: int, most: int = sys.maxsize)
         Called on threads.
     count:
         Of all.
-    most:
+    most, least:
         Of one slice.
     """
-    cores, pool = _pool(os.getpid())
-    size = min(most, max(_LEAST, -(-count // (cores * _PARTS))))
+    number, pool = _pool(os.getpid())
+    size = min(most, max(least, -(-count // (number * _PARTS))))
     parts = [slice(first, min(first + size, count)) for first in range(0, count, size)]
     if len(parts) == 1:
         work(parts[0])
     else:
         list(pool.map(work, parts))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return _pool(os.getpid())[0]
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
@@ -49,5 +55,5 @@ def one_blas_thread() -> AbstractContextManager[object]:
 @functools.lru_cache(1)
 def _pool(process: int) -> tuple[int, ThreadPoolExecutor]:
     """Threads of this process: those of a parent are not there after a fork."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores, ThreadPoolExecutor(cores, "search")
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return number, ThreadPoolExecutor(number, "search")
