@@ -18,10 +18,10 @@ from lookalike.neighbors.kernels import scan
 from lookalike.neighbors.metrics import METRICS, Prepared, pair_distances
 from lookalike.neighbors.threads import LEAST, cores, in_parts, one_blas_thread
 
-#: Sources and, on a core, targets scored at a time: their scores (8 MB in float32) stay near the processor. Of sources
+#: Sources and, on a core, targets scored at a time: their scores (16 MB in float32) stay near the processor. Of sources
 #: with many dimensions fewer, so that a block has at most so many values.
-_SOURCE_BLOCK = 4096
-_SOURCE_VALUES = 1 << 22
+_SOURCE_BLOCK = 8192
+_SOURCE_VALUES = 1 << 23
 _TARGET_BLOCK = 512
 #: Sources that are held for a target beside twice its k, before they are measured.
 _SPARE = 512

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager
 
 from threadpoolctl import ThreadpoolController
 
-#: Parts that each core gets: more than one, so that none waits long for the last.
-_PARTS = 2
 #: What a part has at least: a matrix product of fewer rows is slow.
 LEAST = 32
 
@@ -30,7 +28,7 @@ def in_parts(work: Callable[[slice], None], count: int, most: int = sys.maxsize,
         Of one slice.
     """
     number, pool = _pool(os.getpid())
-    size = min(most, max(least, -(-count // (number * _PARTS))))
+    size = min(most, max(least, -(-count // number)))
     parts = [slice(first, min(first + size, count)) for first in range(0, count, size)]
     if len(parts) == 1:
         work(parts[0])
