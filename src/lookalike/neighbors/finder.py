@@ -9,6 +9,7 @@ the block is scored in float64. What was collected, a few more than k a target, 
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 
 import numpy as np
@@ -53,6 +54,7 @@ class CpuFinder:
         self._rows = np.full((count, k), -1, np.int64)
         self._widened = np.zeros(count, np.bool_)
         self._spread = True
+        self._own = threading.local()
 
     @staticmethod
     def bytes_of_target(dimension: int, k: int) -> int:
@@ -99,7 +101,12 @@ class CpuFinder:
     def _scores(self, part: slice, sources: Prepared) -> Floats:
         """Scores of some targets, before scale and offset."""
         targets = self._prepared.vectors[part]
-        scores = np.empty((len(targets), len(sources.vectors)), np.result_type(targets, sources.vectors))
+        shape, kind = (len(targets), len(sources.vectors)), np.result_type(targets, sources.vectors)
+        # Memory of the thread's own that is used again: the system takes a while to give new memory.
+        scratch = getattr(self._own, "scratch", None)
+        if scratch is None or scratch.size < shape[0] * shape[1] or scratch.dtype != kind:
+            scratch = self._own.scratch = np.empty(shape[0] * shape[1], kind)
+        scores: Floats = scratch[: shape[0] * shape[1]].reshape(shape)
         self._metric.product(targets, sources.vectors, scores)
         return scores
 
