@@ -31,8 +31,6 @@ _GROUP = 10_000
 #: Rows whose product is taken, and of a block of it; the product of the whole pool is scaled from them.
 _SAMPLE = 131_072
 _BLOCK = 4096
-#: The search reads chunks of this share of its memory.
-_CHUNK_SHARE = 6
 #: How `mine` is split.
 _HOW = (
     "reading: the files consumed chunk by chunk; searching: of arrays, without checks; checking: with minus without; "
@@ -306,6 +304,7 @@ def _child_parts(asked: dict[str, Any]) -> dict[str, float]:
 
 def _read(path: str, asked: dict[str, Any]) -> None:
     """Consume a folder in chunks as large as the search's."""
+    from lookalike.neighbors.search import _CHUNK_SHARE
     from lookalike.tables.embedding_stream import EmbeddingStream
 
     for _ in EmbeddingStream(path, "embedding").chunks(

@@ -162,7 +162,7 @@ class CardPreparer:
         self._stream = torch.cuda.Stream(encoder.device, priority=-1)  # type: ignore[no-untyped-call]
         self._decoders = _tried.pop(encoder.device, [])
         # One reads at a time: threads that read side by side take Python's lock from each other at every step, and
-        # are slower together than one alone. And one works on the card: it is faster there than the model.
+        # are slower together than one alone. And one works on the card: a second was not faster beside the model.
         self._reading, self._working = _Turn(), _Turn()
 
     def __call__(self, rows: Sequence[int]) -> Group:

@@ -37,7 +37,7 @@ class Certificate:
     widened:
         Those that the first pass could not decide: they were scored at higher precision.
     first_pass:
-        Precision of the first pass: ``fp32`` on a processor, ``bf16`` on a GPU.
+        Precision of the first pass: ``fp32`` on a processor; ``bf16`` on a GPU, but for Manhattan.
     checked:
         Targets whose neighbours were found again by float64 brute force over the whole pool, and were the same.
     """
@@ -64,7 +64,7 @@ class SpotCheck:
     targets:
         Those to check: targets x dimension.
     labels:
-        Their labels as `plain_labels` gives them; None where labels do not matter.
+        Their labels as `plain_label` gives them; None where labels do not matter.
     metric, k:
         Of the search.
     """
