@@ -103,7 +103,7 @@ def _many(target: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """Many times the sources, made block by block on the card; making them is not counted."""
     from lookalike.neighbors.cuda.finder import CudaFinder
 
-    finder, seconds = CudaFinder(target.cpu().numpy(), "cosine", arguments.topn, target.device), 0.0
+    finder, seconds = CudaFinder(target, "cosine", arguments.topn, target.device), 0.0
     for number in range(arguments.blocks):
         block = _vectors(min(_BLOCK, arguments.sources), arguments.dimension, 10 + number, target.device)
         rows = np.arange(number * len(block), (number + 1) * len(block))
@@ -153,7 +153,7 @@ def _stream(arguments: argparse.Namespace) -> dict[str, Any]:
 def _search(target: Any, blocks: list[Any], topn: int, metric: str) -> Any:
     from lookalike.neighbors.cuda.finder import CudaFinder
 
-    finder = CudaFinder(target.cpu().numpy(), metric, topn, target.device)
+    finder = CudaFinder(target, metric, topn, target.device)
     first = 0
     for block in blocks:
         finder.see(block, first + np.arange(len(block)))

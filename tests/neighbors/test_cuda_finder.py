@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from lookalike.neighbors.cuda import exact as cuda_exact
 from lookalike.neighbors.cuda import finder as cuda
+from lookalike.neighbors.cuda import frame as cuda_frame
 from lookalike.neighbors.cuda import products as cuda_products
 from lookalike.neighbors.cuda import scores as cuda_scores
 from lookalike.neighbors.cuda import sides as cuda_sides
@@ -51,9 +52,11 @@ def assert_same(target, source, k, metric, cuts=(), rows=None, atol=1e-12):
 def small_blocks(monkeypatch):
     """Blocks of a few rows, so that small data crosses every boundary and takes every way."""
     for module, name, value in (
-        (cuda, "_SOURCES", 48), (cuda, "_SOURCES_PER_NEIGHBOR", 2), (cuda, "_TARGETS", 3), (cuda, "_LEAST_GROUPS", 1),
+        (cuda, "_FIRST", 32), (cuda, "_SOURCES", 48), (cuda, "_SOURCES_PER_NEIGHBOR", 2), (cuda, "_TARGETS", 3),
+        (cuda, "_LEAST_GROUPS", 1),
         (cuda, "_PAIR_SHARE", 8), (cuda, "_FINE", 100), (cuda, "_WIDE", 60), (cuda_scores, "_WIDE", 30),
-        (cuda_sides, "_PREPARED", 128), (cuda_sides, "_SAMPLE", 5), (cuda_exact, "_GATHER", 12),
+        (cuda_sides, "_PREPARED", 128), (cuda_products, "_PREPARED", 128),
+        (cuda_frame, "_SAMPLE", 5), (cuda_exact, "_GATHER", 12),
         (cuda_exact, "_MERGED", 40), (cuda_products, "_GATHER", 1024),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
@@ -295,7 +298,7 @@ def test_every_score_is_within_its_bound(metric, name, kind):
     """Against scores in extended precision; the floor of a source's own distance lets it pass."""
     random = np.random.default_rng(13)
     left, right = (torch.from_numpy(DATA[name](random, (count, 50))).to(kind) for count in (7, 80))
-    frame = cuda_sides.choose_frame(metric, left, right)
+    frame = cuda_frame.choose_frame(metric, left, right)
     scoring = Scoring(frame, cuda_sides.make_targets(frame, left), cuda_sides.make_sources(frame, right))
     distances = torch.from_numpy(measured_distances(left.numpy(), right.numpy(), metric))
     hits = torch.cartesian_prod(torch.arange(7), torch.arange(5))
@@ -339,7 +342,7 @@ def test_the_kernels_give_what_plain_torch_gives():
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("equal") == 9
+    assert done.stdout.count("equal") == 21
 
 
 def path():

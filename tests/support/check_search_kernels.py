@@ -7,6 +7,7 @@ import torch
 
 from lookalike.neighbors.cuda import kernels, products
 from lookalike.neighbors.cuda.finder import CudaFinder
+from lookalike.neighbors.cuda.frame import Frame
 from support.neighbors import brute_force
 
 DEVICE = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")
@@ -47,6 +48,37 @@ def check_kernels(targets, sources, dimension):
     assert kernels.member_scores(left, right, *empty, manhattan=False).shape == (0, 16)
 
 
+def check_rounding(metric, dimension, moved):
+    """Lengths, sums and rests as in plain torch, and what was rounded within its rest of what it was made of."""
+    random = np.random.default_rng(dimension)
+    vectors = (5 * moved + random.standard_normal((9, dimension))).astype(np.float32)
+    vectors[3], vectors[4] = 0, vectors[4] * np.float32(1e-38)
+    vectors = torch.from_numpy(vectors).to(DEVICE)
+    frame = Frame(metric, dimension)
+    if moved and metric != "manhattan":
+        centre = vectors.double().mean(0)
+        frame = Frame(metric, dimension, centre, float(frame.lengths(centre[None])))
+    padded = -(-dimension // products.STEP) * products.STEP
+    kinds = [torch.float32] if frame.manhattan else [torch.float32, torch.bfloat16]
+    scales = torch.tensor([0.25] if dimension % 2 else [2.0**row for row in range(9)], dtype=torch.float64).to(DEVICE)
+    weights = frame.centre if metric == "cosine" else None
+    both = []
+    for way in (products.round_rows, products.plain_round_rows):
+        into = [torch.full((9, padded), 7, dtype=kind, device=DEVICE) for kind in kinds]
+        both.append((into, way(frame, vectors, scales, weights, into)))
+    (given, measured), (expected, plain) = both
+    wide = frame.wide(vectors) * (scales if len(scales) == 1 else scales[:, None])
+    for some, other, rest in zip(given, expected, measured[2], strict=True):
+        assert some[:, dimension:].abs().sum() == 0
+        torch.testing.assert_close(some, other, rtol=2e-7 if some.dtype == torch.float32 else 8e-3, atol=1e-37)
+        gaps = wide - some[:, :dimension].double()
+        lengths = gaps.abs().sum(1) if frame.manhattan else gaps.square().sum(1).sqrt()
+        # The interpreter's subnormal bfloat16 are not those that it stores; every bound has room for what underflows.
+        assert (lengths <= rest * (1 + 1e-9) + 1e-12 * wide.abs().amax(1) + 2.0**-120).all()
+    for some, other in zip(measured[:2], plain[:2], strict=True):
+        torch.testing.assert_close(some, other, rtol=1e-12, atol=1e-12)
+
+
 def check_search(metric):
     random = np.random.default_rng(1)
     targets, sources = (random.standard_normal((count, 70)).astype(np.float32) for count in (5, 300))
@@ -67,5 +99,8 @@ if __name__ == "__main__":
         print("equal", size)
     products.has_kernels = lambda _: True  # in the interpreter the CPU has them, too
     for name in ("cosine", "euclidean", "manhattan", "inner_product"):
+        for size in (1, 70, 768):
+            check_rounding(name, size, size > 1)
+            print("equal", name, size)
         check_search(name)
         print("equal", name)

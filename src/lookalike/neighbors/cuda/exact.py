@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lookalike.neighbors.cuda.sides import exponents_of, power_of_two
+from lookalike.neighbors.cuda.frame import exponents_of, power_of_two
 
 #: Values gathered at a time, a side (128 MB in float64); a few times that in between.
 _GATHER = 1 << 24

@@ -24,12 +24,15 @@ import torch
 
 from lookalike.neighbors.base import Floats, Found, Rows
 from lookalike.neighbors.cuda.exact import merge, pair_distances
+from lookalike.neighbors.cuda.frame import Frame, choose_frame
 from lookalike.neighbors.cuda.products import GROUP
 from lookalike.neighbors.cuda.scores import Bound, Scoring
-from lookalike.neighbors.cuda.sides import Frame, Side, choose_frame, make_sources, make_targets
+from lookalike.neighbors.cuda.sides import Side, make_sources, make_targets
 
-#: Sources of a block, and more for a large k: with many groups to one neighbour, few groups hold one.
-_SOURCES = 65_536
+#: Sources of the first block, and of every other: the first has no floor but its own, so that more of it passes.
+_FIRST = 65_536
+_SOURCES = 262_144
+#: More for a large k: with many groups to one neighbour, few groups hold one.
 _SOURCES_PER_NEIGHBOR = 64
 #: Values of a block of sources (1 GB in float32); it is held in its own type, in float32 and in bfloat16.
 _SOURCE_VALUES = 1 << 28
@@ -53,7 +56,7 @@ class CudaFinder:
     Parameters
     ----------
     targets:
-        targets x dimension, float32 or float64, finite.
+        targets x dimension, float32 or float64, finite; an array, or a tensor on any device.
     metric:
         ``cosine`` (1 - cos), ``euclidean``, ``manhattan`` or ``inner_product`` (minus the dot product).
     k:
@@ -62,7 +65,7 @@ class CudaFinder:
         Where to search; Triton kernels need a CUDA device of compute capability 8 or more.
     """
 
-    def __init__(self, targets: Floats, metric: str, k: int, device: torch.device) -> None:
+    def __init__(self, targets: Floats | torch.Tensor, metric: str, k: int, device: torch.device) -> None:
         self._device = device
         self._metric = metric
         self._k = k
@@ -85,11 +88,14 @@ class CudaFinder:
             Their rows in the whole pool, ascending within a call and from call to call.
         """
         dimension = self._raw_targets.shape[1]
-        size = min(max(_SOURCES, _SOURCES_PER_NEIGHBOR * self._k), max(GROUP, _SOURCE_VALUES // dimension))
+        most = max(GROUP, _SOURCE_VALUES // dimension)
+        first = 0
         with self._current():
-            for first in range(0, len(vectors), size):
+            while first < len(vectors):
+                size = min(max(_SOURCES if self._frame else _FIRST, _SOURCES_PER_NEIGHBOR * self._k), most)
                 part = slice(first, first + size)
                 self._see_block(_on_device(vectors[part], self._device), _on_device(rows[part], self._device))
+                first += size
 
     def finish(self) -> Found:
         """Return what was found."""

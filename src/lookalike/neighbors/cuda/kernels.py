@@ -20,11 +20,14 @@ _PRODUCT_TILE = (128, 128)
 _PRODUCT_BAND = 8
 _PRODUCT_WARPS = 8
 _PRODUCT_STAGES = 3
-#: Tile of the sums of differences, and its warps: so that a thread has a patch of 8 x 4, few loads to many sums.
-_MANHATTAN_TILE = (32, 128)
+#: Tile of the sums of differences, and its warps: large patches a thread, few loads to many sums.
+_MANHATTAN_TILE = (128, 128)
 _MANHATTAN_WARPS = 4
 #: Warps that score one group.
 _MEMBER_WARPS = 2
+#: Dimensions of a vector that one program can hold, and how many of them a warp takes.
+MOST_DIMENSIONS = 8192
+_ROW_SHARE = 256
 
 
 def product_maxima(
@@ -116,6 +119,56 @@ def member_scores(
             group=GROUP, step=STEP, manhattan=manhattan, num_warps=_MEMBER_WARPS,
         )  # fmt: skip
     return scores
+
+
+def round_rows(
+    vectors: torch.Tensor,
+    centre: torch.Tensor | None,
+    scales: torch.Tensor,
+    weights: torch.Tensor | None,
+    rounded: list[torch.Tensor],
+    *,
+    unit: bool,
+    manhattan: bool,
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Scale and round vectors, and measure them; everything before the rounding is float64.
+
+    Parameters
+    ----------
+    vectors:
+        rows x dimension, float32, contiguous, at most `MOST_DIMENSIONS`.
+    centre:
+        Subtracted, float64; None for none.
+    scales:
+        float64 powers of two, one a row or one for all, multiplied at last.
+    weights:
+        float64, one a dimension, for the sums that are returned; None for none.
+    rounded:
+        Where to write, one or two: float32, then bfloat16; rows x padded dimension, contiguous.
+    unit:
+        Whether vectors are brought to length 1 first.
+    manhattan:
+        Whether lengths are sums of sizes.
+
+    Returns
+    -------
+    tuple
+        Lengths of the scaled vectors; their weighted sums, or (with no weights) their squares' sums; and for each of
+        `rounded` the lengths of what rounding took away. All float64, one a row.
+    """
+    count, dimension = vectors.shape
+    lengths, sums, *rests = (
+        torch.empty(count, dtype=torch.float64, device=vectors.device) for _ in range(2 + len(rounded))
+    )
+    if count:
+        block = triton.next_power_of_2(rounded[0].shape[1])
+        _round_rows[(count,)](
+            vectors, vectors if centre is None else centre, scales, vectors if weights is None else weights,
+            rounded[0], rounded[-1], lengths, sums, rests[0], rests[-1], dimension, rounded[0].shape[1],
+            block=block, unit=unit, manhattan=manhattan, centred=centre is not None, one_scale=len(scales) == 1,
+            weighted=weights is not None, coarse=len(rounded) > 1, num_warps=min(16, max(1, block // _ROW_SHARE)),
+        )  # fmt: skip
+    return lengths, sums, rests
 
 
 def _empty_maxima(targets: torch.Tensor, sources: torch.Tensor, group: int) -> torch.Tensor:
@@ -220,3 +273,40 @@ def _member_scores(
         right += step
     score = tl.where(column < column_count, tl.sum(total, axis=1), float("-inf"))
     tl.store(scores + hit * group + tl.arange(0, group), score)
+
+
+@triton.jit
+def _round_rows(
+    vectors, centre, scales, weights, fine, coarse_at, lengths, sums, fine_rests, coarse_rests, dimension, padded,
+    block: tl.constexpr, unit: tl.constexpr, manhattan: tl.constexpr, centred: tl.constexpr, one_scale: tl.constexpr,
+    weighted: tl.constexpr, coarse: tl.constexpr,
+):  # fmt: skip
+    """One vector."""
+    row = tl.program_id(0).to(tl.int64)
+    inner = tl.arange(0, block)
+    inside = inner < dimension
+    value = tl.load(vectors + row * dimension + inner, mask=inside, other=0.0).to(tl.float64)
+    if unit:
+        # The power of two that brings the largest value near 1, from its bits; float32's are all normal in float64.
+        bits = tl.max(tl.abs(value), axis=0).to(tl.int64, bitcast=True) >> 52
+        value *= tl.where(bits > 0, (2045 - bits) << 52, 1023 << 52).to(tl.float64, bitcast=True)
+        length = tl.sqrt(tl.sum(value * value, axis=0))
+        value *= 1.0 / tl.where(length > 0.0, length, 1.0)
+    if centred:
+        value -= tl.load(centre + inner, mask=inside, other=0.0)
+    value *= tl.load(scales) if one_scale else tl.load(scales + row)
+    squares = tl.sum(value * value, axis=0)
+    tl.store(lengths + row, tl.sum(tl.abs(value), axis=0) if manhattan else tl.sqrt(squares))
+    if weighted:
+        tl.store(sums + row, tl.sum(value * tl.load(weights + inner, mask=inside, other=0.0), axis=0))
+    else:
+        tl.store(sums + row, squares)
+    single = value.to(tl.float32)
+    tl.store(fine + row * padded + inner, single, mask=inner < padded)
+    rest = value - single.to(tl.float64)
+    tl.store(fine_rests + row, tl.sum(tl.abs(rest), axis=0) if manhattan else tl.sqrt(tl.sum(rest * rest, axis=0)))
+    if coarse:
+        half = single.to(tl.bfloat16)
+        tl.store(coarse_at + row * padded + inner, half, mask=inner < padded)
+        rest = value - half.to(tl.float32).to(tl.float64)
+        tl.store(coarse_rests + row, tl.sqrt(tl.sum(rest * rest, axis=0)))

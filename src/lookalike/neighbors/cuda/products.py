@@ -9,11 +9,17 @@ from contextlib import contextmanager
 
 import torch
 
+from lookalike.neighbors.cuda.frame import Frame
+
 #: Consecutive sources whose largest score is looked at first, and what dimensions are padded to: as in `kernels`.
 GROUP = 16
 STEP = 64
 #: Values gathered at a time without a kernel.
 _GATHER = 1 << 24
+#: Values made ready at a time without a kernel, in float64 (128 MB).
+_PREPARED = 1 << 24
+#: Lengths, sums, and what rounding took away from each of the types: see `round_rows`.
+Measured = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]
 
 
 @functools.cache
@@ -55,6 +61,44 @@ def _full_float32() -> Iterator[None]:
     finally:
         if before != wanted:
             setattr(matmul, name, before)
+
+
+def round_rows(
+    frame: Frame, vectors: torch.Tensor, scales: torch.Tensor, weights: torch.Tensor | None, rounded: list[torch.Tensor]
+) -> Measured:
+    """`frame.wide(vectors)`, scaled, rounded and measured; see `kernels.round_rows`."""
+    if has_kernels(vectors.device) and vectors.dtype == torch.float32:
+        from lookalike.neighbors.cuda import kernels
+
+        if rounded[0].shape[1] <= kernels.MOST_DIMENSIONS:
+            kinds = {"unit": frame.metric == "cosine", "manhattan": frame.manhattan}
+            return kernels.round_rows(vectors.contiguous(), frame.centre, scales, weights, rounded, **kinds)
+    return plain_round_rows(frame, vectors, scales, weights, rounded)
+
+
+def plain_round_rows(
+    frame: Frame, vectors: torch.Tensor, scales: torch.Tensor, weights: torch.Tensor | None, rounded: list[torch.Tensor]
+) -> Measured:
+    """`round_rows` in plain torch."""
+    count, dimension = vectors.shape
+    lengths, sums, *rests = (
+        torch.empty(count, dtype=torch.float64, device=vectors.device) for _ in range(2 + len(rounded))
+    )
+    step = max(1, _PREPARED // rounded[0].shape[1])
+    for part in (slice(first, first + step) for first in range(0, count, step)):
+        scaled = frame.wide(vectors[part]) * (scales if len(scales) == 1 else scales[part])[:, None]
+        lengths[part] = _lengths(scaled, frame)
+        sums[part] = scaled.square().sum(1) if weights is None else scaled @ weights
+        for into, rest in zip(rounded, rests, strict=True):
+            into[part, dimension:] = 0
+            into[part, :dimension] = scaled.to(into.dtype)
+            rest[part] = _lengths(scaled - into[part, :dimension].double(), frame)
+    return lengths, sums, rests
+
+
+def _lengths(rows: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """Length of each row; L1 for Manhattan."""
+    return rows.abs().sum(1) if frame.manhattan else rows.square().sum(1).sqrt_()
 
 
 def product_maxima(

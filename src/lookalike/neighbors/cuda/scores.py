@@ -17,8 +17,9 @@ from typing import Literal
 
 import torch
 
+from lookalike.neighbors.cuda.frame import EPSILON, Frame, power_of_two
 from lookalike.neighbors.cuda.products import GROUP, STEP, manhattan_maxima, member_scores, product_maxima, products
-from lookalike.neighbors.cuda.sides import EPSILON, Frame, Side, power_of_two, wide_vectors
+from lookalike.neighbors.cuda.sides import Side, wide_vectors
 
 Precision = Literal["coarse", "members", "fine", "wide"]
 

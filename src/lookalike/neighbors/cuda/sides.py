@@ -27,74 +27,13 @@ from dataclasses import dataclass
 
 import torch
 
-from lookalike.neighbors.cuda.products import STEP
+from lookalike.neighbors.cuda.frame import Frame, exponents_of, power_of_two
+from lookalike.neighbors.cuda.products import STEP, round_rows
 
-#: float64's machine epsilon, twice its unit roundoff: a bound of n of these is generous for n roundings.
-EPSILON = 2.0**-52
 #: Exponents of scales stay within this, and so do sums and differences of a few of them within float64's range.
 _LARGEST_EXPONENT = 200
 #: Values made ready at a time, in float64 (128 MB).
 _PREPARED = 1 << 24
-#: Vectors that the centre is the mean of.
-_SAMPLE = 4096
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What both sides of a search share.
-
-    Attributes
-    ----------
-    metric:
-        Its name.
-    dimension:
-        Of the vectors, before they are padded.
-    centre:
-        Subtracted from both sides, float64; None where that does not help.
-    size:
-        Its length, rounded up; 0 without one.
-    """
-
-    metric: str
-    dimension: int
-    centre: torch.Tensor | None = None
-    size: float = 0.0
-
-    @property
-    def manhattan(self) -> bool:
-        """Whether the score is not a product."""
-        return self.metric == "manhattan"
-
-    @property
-    def sum_error(self) -> float:
-        """Relative error bound of a float64 sum over the dimensions, and of a few operations around it."""
-        return (self.dimension + 16) * 2 * EPSILON
-
-    @property
-    def offset_exponent(self) -> int | None:
-        """The scale of centre.s' / s'; None where offsets have the sources' scale squared."""
-        return None if self.metric == "euclidean" else math.frexp(self.size)[1]
-
-    def wide(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Vectors in float64, of unit length for the cosine, less the centre."""
-        vectors = vectors.double()
-        if self.metric == "cosine":
-            vectors = vectors * power_of_two(-exponents_of(vectors.abs().amax(1, keepdim=True)))
-            lengths = vectors.square().sum(1, keepdim=True).sqrt_()
-            vectors = vectors / torch.where(lengths > 0, lengths, 1.0)
-        return vectors if self.centre is None else vectors - self.centre
-
-    def lengths(self, wide: torch.Tensor) -> torch.Tensor:
-        """Length of each row, rounded up: L1 for Manhattan."""
-        lengths = wide.abs().sum(1) if self.manhattan else wide.square().sum(1).sqrt_()
-        return lengths * (1 + self.sum_error)
-
-    def wide_error(self, exponents: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """How far `wide`, times 2^-exponent and of such lengths, can be off: norms, divisions, centring."""
-        if self.manhattan:  # only powers of two
-            return torch.zeros_like(lengths)
-        units = self.sum_error * power_of_two(-exponents) if self.metric == "cosine" else 0.0
-        return 4 * EPSILON * lengths + units
 
 
 @dataclass(frozen=True)
@@ -144,22 +83,6 @@ class Side:
         return Side(self.raw[index], exponents, self.lengths[index], self.offsets[index], coarse, fine)
 
 
-def choose_frame(metric: str, targets: torch.Tensor, sources: torch.Tensor) -> Frame:
-    """The frame for these targets; the centre is the mean of the first sources, if that makes vectors much shorter."""
-    plain = Frame(metric, targets.shape[1])
-    if plain.manhattan or not len(targets):
-        return plain
-    left = plain.wide(targets[:: -(-len(targets) // _SAMPLE)])
-    right = plain.wide(sources[:_SAMPLE])
-    centre = right.mean(0)
-    before = float(left.square().sum()) * float(right.square().sum())
-    after = float((left - centre).square().sum()) * float((right - centre).square().sum())
-    # Bounds are proportional to the root of this; half of them is worth the offsets.
-    if not after < before / 4:
-        return plain
-    return Frame(metric, targets.shape[1], centre, float(plain.lengths(centre[None])))
-
-
 def make_targets(frame: Frame, vectors: torch.Tensor) -> Side:
     """Targets ready for scoring, each with its own scale (for Manhattan one for all)."""
     if frame.manhattan:
@@ -180,23 +103,13 @@ def wide_vectors(frame: Frame, side: Side, part: slice) -> torch.Tensor:
     return frame.wide(side.raw[part]) * power_of_two(-exponents)[:, None]
 
 
-def exponents_of(values: torch.Tensor) -> torch.Tensor:
-    """The exponents e of values < 2^e, int64; 0 for zero."""
-    return torch.frexp(values).exponent.long()
-
-
-def power_of_two(exponents: torch.Tensor) -> torch.Tensor:
-    """2^exponent in float64, exactly, by its bits; exponents are cut to what a normal number can have."""
-    return ((exponents.clamp(-1022, 1023) + 1023) << 52).view(torch.float64)
-
-
 def _common_exponent(frame: Frame, vectors: torch.Tensor) -> torch.Tensor:
     """An exponent that makes every vector at most 1 long (for Manhattan: every value), from the largest value."""
-    low, high = torch.aminmax(vectors) if vectors.numel() else (vectors.new_zeros(()), vectors.new_zeros(()))
-    largest = max(-float(low), float(high))
     if frame.metric == "cosine":
         bound = 1.0 + frame.size
     else:
+        low, high = torch.aminmax(vectors) if vectors.numel() else (vectors.new_zeros(()), vectors.new_zeros(()))
+        largest = max(-float(low), float(high))
         bound = largest if frame.manhattan else math.sqrt(frame.dimension) * largest + frame.size
     exponent = math.frexp(bound * (1 + frame.sum_error))[1]
     exponent = min(max(exponent, -_LARGEST_EXPONENT), _LARGEST_EXPONENT)
@@ -210,35 +123,27 @@ def _slices(vectors: torch.Tensor) -> Iterator[slice]:
 
 
 def _side(frame: Frame, vectors: torch.Tensor, exponents: torch.Tensor, *, targets: bool) -> Side:
-    """Scale and round vectors, a slice at a time."""
-    count, padded = len(vectors), -(-frame.dimension // STEP) * STEP
-    device = vectors.device
-    lengths, offsets = (torch.zeros(count, dtype=torch.float64, device=device) for _ in range(2))
+    """Scale and round vectors."""
+    shape = (len(vectors), -(-frame.dimension // STEP) * STEP)
     kinds = [torch.float32] if frame.manhattan else [torch.float32, torch.bfloat16]
-    rounded = [
-        Rounded(torch.zeros((count, padded), dtype=kind, device=device), torch.zeros_like(lengths)) for kind in kinds
-    ]
-    for part in _slices(vectors):
-        own = exponents if len(exponents) == 1 else exponents[part]
-        centred = frame.wide(vectors[part])
-        scaled = centred * power_of_two(-own)[:, None]
-        lengths[part] = frame.lengths(scaled)
-        if targets and frame.centre is not None and frame.metric != "euclidean":
-            offsets[part] = (centred + frame.centre) @ frame.centre
-        elif not targets:
-            offsets[part] = _offsets(frame, scaled)
-        for into in rounded:
-            into.vectors[part, : frame.dimension] = scaled.to(into.vectors.dtype)
-            rest = frame.lengths(scaled - into.vectors[part, : frame.dimension].double())
-            into.rests[part] = rest + frame.wide_error(own, lengths[part])
-    return Side(vectors, exponents, lengths, offsets, rounded[-1], rounded[0])
+    weights = frame.centre
+    if weights is not None and frame.metric == "euclidean":
+        weights = None
+    elif weights is not None and not targets:
+        weights = weights * power_of_two(torch.tensor(-math.frexp(frame.size)[1], device=weights.device))
+    rounded = [vectors.new_empty(shape, dtype=kind) for kind in kinds]
+    lengths, sums, rests = round_rows(frame, vectors, power_of_two(-exponents), weights, rounded)
+    lengths = lengths * (1 + frame.sum_error)
+    error = frame.wide_error(exponents, lengths)
+    sides = [Rounded(some, rest * (1 + frame.sum_error) + error) for some, rest in zip(rounded, rests, strict=True)]
+    offsets = _offsets(frame, sums, exponents, targets=targets)
+    return Side(vectors, exponents, lengths, offsets, sides[-1], sides[0])
 
 
-def _offsets(frame: Frame, scaled: torch.Tensor) -> torch.Tensor:
-    """o(s) of scaled sources; of the order of 1 or less."""
+def _offsets(frame: Frame, sums: torch.Tensor, exponents: torch.Tensor, *, targets: bool) -> torch.Tensor:
+    """o(s) of scaled sources, of the order of 1 or less; t.c of targets, in true units."""
     if frame.metric == "euclidean":
-        return -0.5 * scaled.square().sum(1)
+        return torch.zeros_like(sums) if targets else -0.5 * sums
     if frame.centre is None:
-        return scaled.new_zeros(len(scaled))
-    exponent = torch.tensor(frame.offset_exponent, device=scaled.device)
-    return scaled @ (frame.centre * power_of_two(-exponent))
+        return torch.zeros_like(sums)
+    return sums * power_of_two(exponents) + frame.centre.square().sum() if targets else sums
