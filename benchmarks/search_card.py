@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topn", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--blocks", type=int, default=10, help="a second search over so many times the sources")
+    parser.add_argument("--embeddings", type=Path, nargs="*", default=[], help="tables whose neighbours are compared")
+    parser.add_argument("--cupy", action="store_true", help="CuPy's product and argpartition, too (one slow turn)")
     parser.add_argument("--stream", type=int, default=0, metavar="PASSES", help="read a folder of files so often")
     parser.set_defaults(run=run)
 
@@ -49,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     few = slice(0, min(1_000, arguments.targets)), slice(0, min(100_000, arguments.sources))
     result["manhattan"] = _manhattan(target[few[0]], source[few[1]], arguments)
     result["many"] = _many(target, arguments)
+    result["agreement"] = _agreement(target, source, arguments)
     if arguments.stream:
         result["stream"] = _stream(arguments)
     save("search-card", result)
@@ -81,8 +84,57 @@ def _products(target: Any, source: Any, arguments: argparse.Namespace) -> dict[s
     row = _in_turn({"product": product, "torch": by_torch, "lookalike": ours}, arguments.repeat)
     same = (torch.from_numpy(found["lookalike"].rows) == found["torch"][1].cpu()).float().mean()
     row |= {"rows_equal_to_torch": float(same), "widened": int(found["lookalike"].widened.sum())}
-    _ratios(row, "product", "torch")
+    if arguments.cupy:
+        row["cupy"] = summary([_by_cupy(units, arguments.topn)])
+    _ratios(row, "product", "torch", *(["cupy"] if arguments.cupy else []))
     return row
+
+
+def _by_cupy(units: tuple[Any, ...], topn: int) -> float:
+    """Seconds of CuPy's way: product, argpartition (which sorts), and a merge of the blocks' best."""
+    import cupy
+
+    left, right = (cupy.from_dlpack(side) for side in units)
+    best: Any = None
+    started = 0.0
+    for number, first in enumerate((0, *range(0, len(right), 16_384))):
+        if number == 1:  # the first block was for warming up
+            best, started = None, time.perf_counter()
+        scores = left @ right[first : first + 16_384].T
+        rows = cupy.argpartition(-scores, topn, axis=1)[:, :topn]
+        found = cupy.take_along_axis(scores, rows, 1), rows + first
+        if best is not None:
+            found = tuple(cupy.concatenate(pair, axis=1) for pair in zip(best, found, strict=True))
+            order = cupy.argsort(-found[0], axis=1)[:, :topn]
+            found = tuple(cupy.take_along_axis(part, order, 1) for part in found)
+        best = found
+        cupy.cuda.Device().synchronize()
+    return time.perf_counter() - started
+
+
+def _agreement(target: Any, source: Any, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Whether the processor and the card find the same rows in the same order."""
+    from lookalike import nearest_neighbors
+    from lookalike.tables.embedding_stream import read_embedding_table
+
+    few = target[: min(1_000, len(target))].cpu().numpy()
+    if target.device.type != "cuda":
+        return []
+    sides = [("random", few, source.cpu().numpy(), ("cosine", "euclidean"))]
+    sides += [("random", few, source[:100_000].cpu().numpy(), ("manhattan", "inner_product"))]
+    for path in arguments.embeddings:
+        vectors = read_embedding_table(str(path), "embedding").vectors
+        sides.append((path.name, vectors[::10], vectors, ("cosine", "euclidean", "manhattan", "inner_product")))
+    rows = []
+    for name, left, right, metrics in sides:
+        for metric in metrics:
+            cpu, card = (nearest_neighbors(left, right, 20, metric, device=device) for device in ("cpu", "cuda"))
+            row = {"data": name, "sources": len(right), "targets": len(left), "metric": metric, "topn": 20}
+            row["rows_equal"] = bool((cpu.rows == card.rows).all())
+            row["distances_equal"] = bool((cpu.distances == card.distances).all())
+            print(row)
+            rows.append(row)
+    return rows
 
 
 def _manhattan(target: Any, source: Any, arguments: argparse.Namespace) -> dict[str, Any]:
