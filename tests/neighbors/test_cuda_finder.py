@@ -53,7 +53,7 @@ def small_blocks(monkeypatch):
     """Blocks of a few rows, so that small data crosses every boundary and takes every way."""
     for module, name, value in (
         (cuda, "_FIRST", 32), (cuda, "_SOURCES", 48), (cuda, "_SOURCES_PER_NEIGHBOR", 2), (cuda, "_TARGETS", 3),
-        (cuda, "_LEAST_GROUPS", 1),
+        (cuda, "_LEAST_GROUPS", 1), (cuda, "_LEAST_PAIRS", 1),
         (cuda, "_PAIR_SHARE", 8), (cuda, "_FINE", 100), (cuda, "_WIDE", 60), (cuda_scores, "_WIDE", 30),
         (cuda_sides, "_PREPARED", 128), (cuda_products, "_PREPARED", 128),
         (cuda_frame, "_SAMPLE", 5), (cuda_exact, "_GATHER", 12),
@@ -301,8 +301,8 @@ def test_every_score_is_within_its_bound(metric, name, kind):
     frame = cuda_frame.choose_frame(metric, left, right)
     scoring = Scoring(frame, cuda_sides.make_targets(frame, left), cuda_sides.make_sources(frame, right))
     distances = torch.from_numpy(measured_distances(left.numpy(), right.numpy(), metric))
-    hits = torch.cartesian_prod(torch.arange(7), torch.arange(5))
-    members = scoring.members(hits[:, 0], hits[:, 1]).view(7, 80)
+    groups = torch.arange(5, dtype=torch.int32).expand(7, 5)
+    members = scoring.members(groups, torch.full((7,), 5, dtype=torch.int32)).view(7, 80)
     for precision, scores in (("members", members), ("fine", scoring.fine()), ("wide", scoring.wide())):
         bound = scoring.bound(precision)
         for column in range(80):

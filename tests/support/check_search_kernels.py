@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from lookalike.neighbors.cuda import kernels, products
+from lookalike.neighbors.cuda.exact import plain_pair_distances
 from lookalike.neighbors.cuda.finder import CudaFinder
 from lookalike.neighbors.cuda.frame import Frame
-from support.neighbors import brute_force
+from support.neighbors import METRICS, brute_force
 
 DEVICE = torch.device(sys.argv[1] if len(sys.argv) > 1 else "cpu")
 #: Targets, sources, dimension: within a tile, ragged, several tiles, several steps.
@@ -40,12 +41,23 @@ def check_kernels(targets, sources, dimension):
     for group in (1, 16):
         given = kernels.manhattan_maxima(left, right, group)
         assert torch.equal(given, products.plain_manhattan_maxima(left, right, group))
-    hits = [torch.from_numpy(random.integers(0, size, 20)).to(DEVICE) for size in (targets, -(-sources // 16))]
-    for manhattan in (False, True):
-        given = kernels.member_scores(left, right, *hits, manhattan=manhattan)
-        assert torch.equal(given, products.plain_member_scores(left, right, *hits, manhattan=manhattan))
-    empty = [hit[:0] for hit in hits]
-    assert kernels.member_scores(left, right, *empty, manhattan=False).shape == (0, 16)
+    maxima = products.plain_product_maxima(*pair, *affine)
+    for most in (1, maxima.shape[1]):
+        thresholds = whole(random, targets)
+        counts, groups = kernels.passing_groups(maxima, thresholds, most)
+        plain_counts, plain_groups = products.plain_passing_groups(maxima, thresholds, most)
+        assert torch.equal(counts, plain_counts)
+        filled = torch.arange(most, device=DEVICE) < counts[:, None]
+        assert torch.equal(groups[filled], plain_groups[filled])
+        counts = counts.clamp(max=most)
+        for manhattan, vectors in ((False, pair), (False, (left, right)), (True, (left, right))):
+            given = kernels.member_scores(*vectors, groups, counts, *affine, manhattan=manhattan)
+            plain = products.plain_member_scores(*vectors, groups, counts, *affine, manhattan=manhattan)
+            assert torch.equal(given, plain)
+    pairs = [torch.from_numpy(random.integers(0, size, 20)).to(DEVICE) for size in (targets, sources)]
+    for metric in METRICS:
+        given = kernels.pair_distances(metric, left, right, *pairs)
+        torch.testing.assert_close(given, plain_pair_distances(metric, left, right, *pairs), rtol=1e-14, atol=1e-15)
 
 
 def check_rounding(metric, dimension, moved):
@@ -59,24 +71,21 @@ def check_rounding(metric, dimension, moved):
         centre = vectors.double().mean(0)
         frame = Frame(metric, dimension, centre, float(frame.lengths(centre[None])))
     padded = -(-dimension // products.STEP) * products.STEP
-    kinds = [torch.float32] if frame.manhattan else [torch.float32, torch.bfloat16]
     scales = torch.tensor([0.25] if dimension % 2 else [2.0**row for row in range(9)], dtype=torch.float64).to(DEVICE)
     weights = frame.centre if metric == "cosine" else None
-    both = []
-    for way in (products.round_rows, products.plain_round_rows):
-        into = [torch.full((9, padded), 7, dtype=kind, device=DEVICE) for kind in kinds]
-        both.append((into, way(frame, vectors, scales, weights, into)))
-    (given, measured), (expected, plain) = both
     wide = frame.wide(vectors) * (scales if len(scales) == 1 else scales[:, None])
-    for some, other, rest in zip(given, expected, measured[2], strict=True):
-        assert some[:, dimension:].abs().sum() == 0
-        torch.testing.assert_close(some, other, rtol=2e-7 if some.dtype == torch.float32 else 8e-3, atol=1e-37)
-        gaps = wide - some[:, :dimension].double()
-        lengths = gaps.abs().sum(1) if frame.manhattan else gaps.square().sum(1).sqrt()
+    for kind, tolerance in ((torch.float32, 2e-7), (torch.bfloat16, 8e-3)):
+        given, plain = (torch.full((9, padded), 7, dtype=kind, device=DEVICE) for _ in range(2))
+        lengths, sums, rests = products.round_rows(frame, vectors, scales, weights, given)
+        expected = products.plain_round_rows(frame, vectors, scales, weights, plain)
+        torch.testing.assert_close(given, plain, rtol=tolerance, atol=1e-37)
+        torch.testing.assert_close((lengths, sums), expected[:2], rtol=1e-12, atol=1e-12)
+        if kind == torch.bfloat16 and frame.manhattan:
+            continue  # never asked for
+        gaps = wide - given[:, :dimension].double()
+        lost = gaps.abs().sum(1) if frame.manhattan else gaps.square().sum(1).sqrt()
         # The interpreter's subnormal bfloat16 are not those that it stores; every bound has room for what underflows.
-        assert (lengths <= rest * (1 + 1e-9) + 1e-12 * wide.abs().amax(1) + 2.0**-120).all()
-    for some, other in zip(measured[:2], plain[:2], strict=True):
-        torch.testing.assert_close(some, other, rtol=1e-12, atol=1e-12)
+        assert (lost <= rests * (1 + 1e-9) + 1e-12 * wide.abs().amax(1) + 2.0**-120).all()
 
 
 def check_search(metric):
@@ -98,7 +107,7 @@ if __name__ == "__main__":
         check_kernels(*size)
         print("equal", size)
     products.has_kernels = lambda _: True  # in the interpreter the CPU has them, too
-    for name in ("cosine", "euclidean", "manhattan", "inner_product"):
+    for name in METRICS:
         for size in (1, 70, 768):
             check_rounding(name, size, size > 1)
             print("equal", name, size)

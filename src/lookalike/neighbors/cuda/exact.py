@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from lookalike.neighbors.cuda.frame import exponents_of, power_of_two
+from lookalike.neighbors.cuda.products import has_kernels
 
 #: Values gathered at a time, a side (128 MB in float64); a few times that in between.
 _GATHER = 1 << 24
@@ -25,6 +26,23 @@ def pair_distances(
     A pair's distance depends on nothing but its two vectors, to the last bit, so equal vectors have equal distances
     wherever they stand.
     """
+    kinds = {targets.dtype, sources.dtype}
+    if has_kernels(targets.device) and kinds == {torch.float32} and targets.is_contiguous():
+        from lookalike.neighbors.cuda import kernels
+
+        if targets.shape[1] <= kernels.MOST_DIMENSIONS:
+            return kernels.pair_distances(metric, targets, sources.contiguous(), target_rows, source_rows)
+    return plain_pair_distances(metric, targets, sources, target_rows, source_rows)
+
+
+def plain_pair_distances(
+    metric: str,
+    targets: torch.Tensor,
+    sources: torch.Tensor,
+    target_rows: torch.Tensor,
+    source_rows: torch.Tensor,
+) -> torch.Tensor:
+    """`pair_distances` in plain torch."""
     distances = torch.empty(len(target_rows), dtype=torch.float64, device=targets.device)
     step = max(1, _GATHER // targets.shape[1])
     for first in range(0, len(target_rows), step):

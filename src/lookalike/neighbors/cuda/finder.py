@@ -1,12 +1,12 @@
-"""Exact nearest neighbours on a GPU: a bfloat16 pass over everything, float32 and float64 for the few that matter.
+"""Exact nearest neighbours on a GPU: a bfloat16 pass over everything, float64 for the few that matter.
 
 For a block of sources and a block of targets:
 
 1. Score all pairs in bfloat16 (Manhattan: float32) and keep the largest score of each group of 16 sources.
 2. The k-th nearest source so far, or the k-th largest group of the block, is a floor: a group whose maximum stays below
-   it by more than the error bound holds no neighbour. The others' members are scored in float32.
-3. A target with too many such groups is scored against the whole block in float32, and if that still leaves too many
-   sources, in float64: the precision that can tell its sources apart.
+   it by more than the error bound holds no neighbour. The others' members are scored one by one.
+3. A target with too many such groups or members is scored against the whole block in float32, and if that still leaves
+   too many sources, in float64: the precision that can tell its sources apart.
 4. What is left, a few more than k a target, is measured in float64 and merged into the k best by (distance, row).
 
 Nothing is dropped but by a proven bound (`scores`), so the result is that of float64 brute force. On a CPU device
@@ -25,7 +25,7 @@ import torch
 from lookalike.neighbors.base import Floats, Found, Rows
 from lookalike.neighbors.cuda.exact import merge, pair_distances
 from lookalike.neighbors.cuda.frame import Frame, choose_frame
-from lookalike.neighbors.cuda.products import GROUP
+from lookalike.neighbors.cuda.products import GROUP, passing_groups
 from lookalike.neighbors.cuda.scores import Bound, Scoring
 from lookalike.neighbors.cuda.sides import Side, make_sources, make_targets
 
@@ -36,15 +36,17 @@ _SOURCES = 262_144
 _SOURCES_PER_NEIGHBOR = 64
 #: Values of a block of sources (1 GB in float32); it is held in its own type, in float32 and in bfloat16.
 _SOURCE_VALUES = 1 << 28
-#: Targets of a block, and group maxima (256 MB in float32).
+#: Targets of a block, and group maxima: values, and how many of them a device has memory for (a 64th of it).
 _TARGETS = 16_384
 _MAXIMA = 1 << 26
+_MAXIMA_SHARE = 64
 #: A target is crowded if more groups pass than this share of all, or than this. Reading one group's members for one
 #: target costs what a matrix product needs for hundreds of them.
 _GROUP_SHARE = 32
 _LEAST_GROUPS = 16
-#: The same for sources that are left to measure: more than this share, and than twice k.
+#: The same for sources that are left to measure: more than this share, than this, and than twice k.
 _PAIR_SHARE = 256
+_LEAST_PAIRS = 64
 #: Scores of a whole block at a time, in float32 (256 MB) and in float64 (128 MB).
 _FINE = 1 << 26
 _WIDE = 1 << 24
@@ -74,6 +76,9 @@ class CudaFinder:
         self._distances = torch.full((count, k), torch.inf, dtype=torch.float64, device=device)
         self._rows = torch.full((count, k), -1, dtype=torch.int64, device=device)
         self._widened = torch.zeros(count, dtype=torch.bool, device=device)
+        self._maxima = _MAXIMA
+        if device.type == "cuda":
+            self._maxima = torch.cuda.get_device_properties(device).total_memory // (4 * _MAXIMA_SHARE)
         self._frame: Frame | None = None
         self._targets: Side | None = None
 
@@ -112,49 +117,38 @@ class CudaFinder:
             self._targets = make_targets(self._frame, self._raw_targets)
         sources = make_sources(self._frame, vectors)
         groups = -(-len(vectors) // GROUP)
-        for part in _parts(len(self._raw_targets), min(_TARGETS, max(1, _MAXIMA // groups))):
+        for part in _parts(len(self._raw_targets), min(_TARGETS, max(1, self._maxima // groups))):
             index = torch.arange(part.start, part.stop, device=self._device)
             self._scan(index, Scoring(self._frame, self._targets.at(part), sources), rows)
 
     def _scan(self, index: torch.Tensor, scoring: Scoring, rows: torch.Tensor) -> None:
         """Take one block of sources for one block of targets, whose numbers are `index`."""
+        # The bounds first: the host is ready with them long before the product is.
         floor = scoring.floor(self._distances[index, -1])
-        bound = scoring.bound("coarse")
+        bound, member_bound = scoring.bound("coarse"), scoring.bound("members")
+        threshold = bound.threshold(floor, torch.float32)
         maxima = scoring.maxima()
         most = max(_LEAST_GROUPS, scoring.groups // _GROUP_SHARE)
-        hits = maxima >= bound.threshold(floor, maxima.dtype)[:, None]
-        counts = hits.sum(1)
-        if bool(
-            (counts > most).any()
-        ):  # the first sources, or nearer ones than all before: the block has its own floor
-            floor = self._raised(floor, maxima, bound)
-            hits = maxima >= bound.threshold(floor, maxima.dtype)[:, None]
-            counts = hits.sum(1)
-        crowded = counts > most
-        # With a large k, many groups pass that do hold neighbours: no fault of the precision.
-        self._widened[index[crowded & (counts > 2 * self._k)]] = True
-        hits &= ~crowded[:, None]
-        wide = self._settle_members(index, scoring, rows, floor, hits)
-        wide |= self._settle_all(crowded.nonzero()[:, 0], index, scoring, rows, floor, last=False)
-        self._widened[index[wide]] = True
-        self._settle_all(wide.nonzero()[:, 0], index, scoring, rows, floor, last=True)
-
-    def _settle_members(
-        self, index: torch.Tensor, scoring: Scoring, rows: torch.Tensor, floor: torch.Tensor, hits: torch.Tensor
-    ) -> torch.Tensor:
-        """Take the members of the groups that passed; returns which targets have too many to measure."""
-        hit_targets, hit_groups = hits.nonzero(as_tuple=True)
-        if not len(hit_targets):
-            return torch.zeros_like(index, dtype=torch.bool)
-        counts = hits.sum(1)
-        place = torch.arange(len(hit_targets), device=self._device) - (counts.cumsum(0) - counts)[hit_targets]
+        counts, groups = passing_groups(maxima, threshold, most)
         width = int(counts.max())
-        groups = torch.zeros((len(index), width), dtype=torch.int64, device=self._device)
-        groups[hit_targets, place] = hit_groups
-        members = scoring.members(hit_targets, hit_groups)
-        scores = torch.full((len(index), width, GROUP), -torch.inf, dtype=members.dtype, device=self._device)
-        scores[hit_targets, place] = members
-        return self._settle(index, scoring, rows, scores.flatten(1), scoring.bound("members"), floor, groups)
+        crowded = torch.zeros_like(index, dtype=torch.bool)
+        if width > most:  # the first sources, or nearer ones than all before: the block has its own floor
+            floor = self._raised(floor, maxima, bound)
+            counts, groups = passing_groups(maxima, bound.threshold(floor, torch.float32), most)
+            crowded = counts > most
+            # With a large k, many groups pass that do hold neighbours: no fault of the precision.
+            self._widened[index[crowded & (counts > 2 * self._k)]] = True
+            counts = counts.masked_fill(crowded, 0)
+            width = int(counts.max())
+        if width:
+            members = scoring.members(groups[:, :width], counts).flatten(1)
+            narrow = self._settle(index, scoring, rows, members, member_bound, floor, groups)
+            self._widened[index[narrow]] = True
+            crowded |= narrow
+        if bool(crowded.any()):
+            wide = self._settle_all(crowded.nonzero()[:, 0], index, scoring, rows, floor, last=False)
+            self._widened[index[wide]] = True
+            self._settle_all(wide.nonzero()[:, 0], index, scoring, rows, floor, last=True)
 
     def _settle_all(
         self,
@@ -201,7 +195,7 @@ class CudaFinder:
         scores, bound, floor:
             targets x sources; theirs.
         groups:
-            The groups that the scores are of, targets x groups; None where they are of all sources in order.
+            The groups that the scores are of, targets x groups (or more); None where they are of all sources in order.
         last:
             Measure them however many they are.
 
@@ -214,11 +208,11 @@ class CudaFinder:
         near = scores >= bound.threshold(floor, scores.dtype)[:, None]
         # What stands for no source has the score minus infinity, which an open threshold lets pass.
         near &= scores > -torch.inf
-        crowded = near.sum(1) > (len(rows) if last else max(2 * self._k, len(rows) // _PAIR_SHARE))
+        crowded = near.sum(1) > (len(rows) if last else max(2 * self._k, _LEAST_PAIRS, len(rows) // _PAIR_SHARE))
         near &= ~crowded[:, None]
         pairs, columns = near.nonzero(as_tuple=True)
         if groups is not None:
-            columns = groups[pairs, columns // GROUP] * GROUP + columns % GROUP
+            columns = groups[pairs, columns // GROUP].long() * GROUP + columns % GROUP
         distances = pair_distances(self._metric, self._raw_targets, scoring.sources.raw, index[pairs], columns)
         merge(self._distances, self._rows, index, pairs, distances, rows[columns])
         return crowded

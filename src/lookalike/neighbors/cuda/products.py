@@ -18,8 +18,8 @@ STEP = 64
 _GATHER = 1 << 24
 #: Values made ready at a time without a kernel, in float64 (128 MB).
 _PREPARED = 1 << 24
-#: Lengths, sums, and what rounding took away from each of the types: see `round_rows`.
-Measured = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]
+#: Lengths, sums, and what rounding took away: see `round_rows`.
+Measured = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @functools.cache
@@ -64,35 +64,32 @@ def _full_float32() -> Iterator[None]:
 
 
 def round_rows(
-    frame: Frame, vectors: torch.Tensor, scales: torch.Tensor, weights: torch.Tensor | None, rounded: list[torch.Tensor]
+    frame: Frame, vectors: torch.Tensor, scales: torch.Tensor, weights: torch.Tensor | None, rounded: torch.Tensor
 ) -> Measured:
     """`frame.wide(vectors)`, scaled, rounded and measured; see `kernels.round_rows`."""
     if has_kernels(vectors.device) and vectors.dtype == torch.float32:
         from lookalike.neighbors.cuda import kernels
 
-        if rounded[0].shape[1] <= kernels.MOST_DIMENSIONS:
+        if rounded.shape[1] <= kernels.MOST_DIMENSIONS:
             kinds = {"unit": frame.metric == "cosine", "manhattan": frame.manhattan}
             return kernels.round_rows(vectors.contiguous(), frame.centre, scales, weights, rounded, **kinds)
     return plain_round_rows(frame, vectors, scales, weights, rounded)
 
 
 def plain_round_rows(
-    frame: Frame, vectors: torch.Tensor, scales: torch.Tensor, weights: torch.Tensor | None, rounded: list[torch.Tensor]
+    frame: Frame, vectors: torch.Tensor, scales: torch.Tensor, weights: torch.Tensor | None, rounded: torch.Tensor
 ) -> Measured:
     """`round_rows` in plain torch."""
     count, dimension = vectors.shape
-    lengths, sums, *rests = (
-        torch.empty(count, dtype=torch.float64, device=vectors.device) for _ in range(2 + len(rounded))
-    )
-    step = max(1, _PREPARED // rounded[0].shape[1])
+    lengths, sums, rests = (torch.empty(count, dtype=torch.float64, device=vectors.device) for _ in range(3))
+    rounded[:, dimension:] = 0
+    step = max(1, _PREPARED // rounded.shape[1])
     for part in (slice(first, first + step) for first in range(0, count, step)):
         scaled = frame.wide(vectors[part]) * (scales if len(scales) == 1 else scales[part])[:, None]
         lengths[part] = _lengths(scaled, frame)
         sums[part] = scaled.square().sum(1) if weights is None else scaled @ weights
-        for into, rest in zip(rounded, rests, strict=True):
-            into[part, dimension:] = 0
-            into[part, :dimension] = scaled.to(into.dtype)
-            rest[part] = _lengths(scaled - into[part, :dimension].double(), frame)
+        rounded[part, :dimension] = scaled.to(rounded.dtype)
+        rests[part] = _lengths(scaled - rounded[part, :dimension].double(), frame)
     return lengths, sums, rests
 
 
@@ -145,42 +142,76 @@ def plain_manhattan_maxima(targets: torch.Tensor, sources: torch.Tensor, group: 
     return _maxima(torch.cdist(targets, sources, p=1).neg_(), group)
 
 
+def passing_groups(maxima: torch.Tensor, thresholds: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many groups, and which, reach each target's threshold; see `kernels.passing_groups`."""
+    if has_kernels(maxima.device):
+        from lookalike.neighbors.cuda import kernels
+
+        return kernels.passing_groups(maxima, thresholds, most)
+    return plain_passing_groups(maxima, thresholds, most)
+
+
+def plain_passing_groups(
+    maxima: torch.Tensor, thresholds: torch.Tensor, most: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`passing_groups` in plain torch."""
+    passes = maxima >= thresholds[:, None]
+    counts = passes.sum(1)
+    groups = torch.zeros((len(maxima), most), dtype=torch.int32, device=maxima.device)
+    hit_targets, hit_groups = passes.nonzero(as_tuple=True)
+    place = torch.arange(len(hit_targets), device=maxima.device) - (counts.cumsum(0) - counts)[hit_targets]
+    fits = place < most
+    groups[hit_targets[fits], place[fits]] = hit_groups[fits].int()
+    return counts.int(), groups
+
+
 def member_scores(
     targets: torch.Tensor,
     sources: torch.Tensor,
-    hit_targets: torch.Tensor,
-    hit_groups: torch.Tensor,
+    groups: torch.Tensor,
+    counts: torch.Tensor,
+    factors: torch.Tensor,
+    weights: torch.Tensor,
+    offsets: torch.Tensor,
     *,
     manhattan: bool,
 ) -> torch.Tensor:
-    """Scores of all members of some groups, each for one target; see `kernels.member_scores`."""
+    """Scores of all members of some groups of each target; see `kernels.member_scores`."""
     if has_kernels(targets.device):
         from lookalike.neighbors.cuda import kernels
 
-        return kernels.member_scores(targets, sources, hit_targets, hit_groups, manhattan=manhattan)
-    return plain_member_scores(targets, sources, hit_targets, hit_groups, manhattan=manhattan)
+        return kernels.member_scores(targets, sources, groups, counts, factors, weights, offsets, manhattan=manhattan)
+    return plain_member_scores(targets, sources, groups, counts, factors, weights, offsets, manhattan=manhattan)
 
 
 def plain_member_scores(
     targets: torch.Tensor,
     sources: torch.Tensor,
-    hit_targets: torch.Tensor,
-    hit_groups: torch.Tensor,
+    groups: torch.Tensor,
+    counts: torch.Tensor,
+    factors: torch.Tensor,
+    weights: torch.Tensor,
+    offsets: torch.Tensor,
     *,
     manhattan: bool,
 ) -> torch.Tensor:
     """`member_scores` in plain torch, summed in two stages as there, so that one error bound holds for both."""
-    scores = torch.empty((len(hit_targets), GROUP), dtype=torch.float32, device=targets.device)
+    scores = torch.full((*groups.shape, GROUP), -torch.inf, dtype=torch.float32, device=targets.device)
     members = torch.arange(GROUP, device=targets.device)
+    slots = torch.arange(groups.shape[1], device=targets.device)
+    hit_targets, hit_slots = (slots < counts[:, None]).nonzero(as_tuple=True)
     step = max(1, _GATHER // (GROUP * targets.shape[1]))
     for first in range(0, len(hit_targets), step):
-        part = slice(first, first + step)
-        columns = hit_groups[part, None] * GROUP + members
+        target, slot = hit_targets[first : first + step], hit_slots[first : first + step]
+        columns = groups[target, slot].long()[:, None] * GROUP + members
         inside = columns < len(sources)
-        one, other = targets[hit_targets[part], None], sources[torch.where(inside, columns, 0)]
+        columns = torch.where(inside, columns, 0)
+        one, other = targets[target, None].float(), sources[columns].float()
         terms = (one - other).abs_().neg_() if manhattan else one * other
         sums = terms.view(len(terms), GROUP, -1, STEP).sum(2).sum(2)
-        scores[part] = torch.where(inside, sums, -torch.inf)
+        if not manhattan:
+            sums = factors[target, None] * sums + weights[target, None] * offsets[columns]
+        scores[target, slot] = torch.where(inside, sums, -torch.inf)
     return scores
 
 

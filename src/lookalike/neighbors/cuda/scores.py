@@ -1,4 +1,4 @@
-"""Scores of some targets against a block of sources, at four precisions, each with a proven bound on its error.
+"""Scores of some targets against a block of sources, summed in four ways, each with a proven bound on its error.
 
 With t~ and s~ the rounded vectors, |t.s - t~.s~| <= |t - t~| |s| + |t~| |s - s~| (Cauchy-Schwarz), and a sum of d
 products of theirs is off by at most g |t~| |s~|. The lengths of what rounding took away are measured, not assumed. g is
@@ -117,33 +117,29 @@ class Scoring:
             self.sources.fine.vectors * self.weights[:1].float(),
         )
 
+    @cached_property
+    def _affine(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Factors, weights and offsets in float32."""
+        return self.factors.float(), self.weights.float(), self.sources.offsets.float()
+
     def maxima(self) -> torch.Tensor:
         """First pass: the largest score of every group."""
         if self.frame.manhattan:
             return manhattan_maxima(*self._matched, GROUP)
-        single = (self.factors.float(), self.weights.float(), self.sources.offsets.float())
-        return product_maxima(self.targets.coarse.vectors, self.sources.coarse.vectors, *single)
+        return product_maxima(self.targets.coarse.vectors, self.sources.coarse.vectors, *self._affine)
 
-    def members(self, hit_targets: torch.Tensor, hit_groups: torch.Tensor) -> torch.Tensor:
-        """Float32 scores of the members of some groups: hits x group, minus infinity beyond the last source."""
+    def members(self, groups: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Scores of the members of some groups: targets x width x group; minus infinity where there is none."""
         if self.frame.manhattan:
-            return member_scores(*self._matched, hit_targets, hit_groups, manhattan=True)
-        scores = member_scores(
-            self.targets.fine.vectors, self.sources.fine.vectors, hit_targets, hit_groups, manhattan=False
-        )
-        columns = hit_groups[:, None] * GROUP + torch.arange(GROUP, device=scores.device)
-        outside = columns >= len(self.sources.raw)
-        offsets = self.sources.offsets.float()[columns.masked_fill_(outside, 0)]
-        scores *= self.factors.float()[hit_targets, None]
-        scores.addcmul_(self.weights.float()[hit_targets, None], offsets)
-        return scores.masked_fill_(outside, -torch.inf)  # again: times a factor of 0 it would be none
+            return member_scores(*self._matched, groups, counts, *self._affine, manhattan=True)
+        vectors = self.targets.coarse.vectors, self.sources.coarse.vectors
+        return member_scores(*vectors, groups, counts, *self._affine, manhattan=False)
 
     def fine(self) -> torch.Tensor:
         """All scores in float32."""
         if self.frame.manhattan:
             return manhattan_maxima(*self._matched, 1)
-        single = (self.factors.float(), self.weights.float(), self.sources.offsets.float())
-        return products(self.targets.fine.vectors, self.sources.fine.vectors, *single)
+        return products(self.targets.fine.vectors, self.sources.fine.vectors, *self._affine)
 
     def wide(self) -> torch.Tensor:
         """All scores in float64."""
@@ -204,7 +200,7 @@ class Scoring:
         if precision == "wide":
             left, right = (self.frame.wide_error(side.exponents, side.lengths) for side in (self.targets, self.sources))
             return left, right.amax()
-        if precision == "coarse":
+        if precision in ("coarse", "members"):
             return self.targets.coarse.rests, self.sources.coarse.rests.amax()
         return self.targets.fine.rests, self.sources.fine.rests.amax()
 

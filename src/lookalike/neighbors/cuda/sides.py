@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -64,23 +65,28 @@ class Side:
         float64, o(s) of the scaled vectors; for targets t.c (unscaled), which the scores leave out.
     coarse:
         What the first pass takes: bfloat16, float32 for Manhattan.
-    fine:
-        In float32.
     """
 
+    frame: Frame
     raw: torch.Tensor
     exponents: torch.Tensor
     lengths: torch.Tensor
     offsets: torch.Tensor
     coarse: Rounded
-    fine: Rounded
 
     def at(self, index: torch.Tensor | slice) -> Side:
         """Some rows."""
         exponents = self.exponents if len(self.exponents) == 1 else self.exponents[index]
-        fine = self.fine.at(index)
-        coarse = fine if self.coarse is self.fine else self.coarse.at(index)
-        return Side(self.raw[index], exponents, self.lengths[index], self.offsets[index], coarse, fine)
+        return Side(
+            self.frame, self.raw[index], exponents, self.lengths[index], self.offsets[index], self.coarse.at(index)
+        )
+
+    @cached_property
+    def fine(self) -> Rounded:
+        """In float32; made when it is first asked for, which few searches do."""
+        if self.frame.manhattan:
+            return self.coarse
+        return _round(self.frame, self.raw, self.exponents, None, torch.float32)[0]
 
 
 def make_targets(frame: Frame, vectors: torch.Tensor) -> Side:
@@ -124,20 +130,22 @@ def _slices(vectors: torch.Tensor) -> Iterator[slice]:
 
 def _side(frame: Frame, vectors: torch.Tensor, exponents: torch.Tensor, *, targets: bool) -> Side:
     """Scale and round vectors."""
-    shape = (len(vectors), -(-frame.dimension // STEP) * STEP)
-    kinds = [torch.float32] if frame.manhattan else [torch.float32, torch.bfloat16]
-    weights = frame.centre
-    if weights is not None and frame.metric == "euclidean":
-        weights = None
-    elif weights is not None and not targets:
+    weights = None if frame.metric == "euclidean" else frame.centre
+    if weights is not None and not targets:
         weights = weights * power_of_two(torch.tensor(-math.frexp(frame.size)[1], device=weights.device))
-    rounded = [vectors.new_empty(shape, dtype=kind) for kind in kinds]
+    kind = torch.float32 if frame.manhattan else torch.bfloat16
+    coarse, lengths, sums = _round(frame, vectors, exponents, weights, kind)
+    return Side(frame, vectors, exponents, lengths, _offsets(frame, sums, exponents, targets=targets), coarse)
+
+
+def _round(
+    frame: Frame, vectors: torch.Tensor, exponents: torch.Tensor, weights: torch.Tensor | None, kind: torch.dtype
+) -> tuple[Rounded, torch.Tensor, torch.Tensor]:
+    """Vectors scaled by 2^-exponent in one type; their lengths, rounded up; and the sums of `round_rows`."""
+    rounded = vectors.new_empty((len(vectors), -(-frame.dimension // STEP) * STEP), dtype=kind)
     lengths, sums, rests = round_rows(frame, vectors, power_of_two(-exponents), weights, rounded)
     lengths = lengths * (1 + frame.sum_error)
-    error = frame.wide_error(exponents, lengths)
-    sides = [Rounded(some, rest * (1 + frame.sum_error) + error) for some, rest in zip(rounded, rests, strict=True)]
-    offsets = _offsets(frame, sums, exponents, targets=targets)
-    return Side(vectors, exponents, lengths, offsets, sides[-1], sides[0])
+    return Rounded(rounded, rests * (1 + frame.sum_error) + frame.wide_error(exponents, lengths)), lengths, sums
 
 
 def _offsets(frame: Frame, sums: torch.Tensor, exponents: torch.Tensor, *, targets: bool) -> torch.Tensor:
