@@ -63,7 +63,7 @@ def save(name: str, result: dict[str, Any]) -> None:
     """Write the JSON of a benchmark."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": machine(), **result}, indent=2, default=str) + "\n")
     print(f"written: {path}")
 
 

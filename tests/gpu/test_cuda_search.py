@@ -31,7 +31,7 @@ def assert_same(target, source, k, metric, cuts=()):
     left, right = torch.from_numpy(target).cuda(), torch.from_numpy(source).cuda()
     places = torch.arange(len(source), device="cuda")
     for line in range(len(target)):
-        measured = pair_distances(metric, left, right, torch.full_like(places, line), places)
+        measured = pair_distances(metric, left, right, torch.tensor([line], device="cuda"), places[None])[0]
         distances, rows = torch.sort(measured, stable=True)
         np.testing.assert_array_equal(found.rows[line], rows[:k].cpu().numpy(), err_msg=f"target {line}")
         np.testing.assert_array_equal(found.distances[line], distances[:k].cpu().numpy())

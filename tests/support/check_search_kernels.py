@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import torch
 
-from lookalike.neighbors.cuda import kernels, products
+from lookalike.neighbors.cuda import kernels, products, row_kernels
 from lookalike.neighbors.cuda.exact import plain_pair_distances
 from lookalike.neighbors.cuda.finder import CudaFinder
 from lookalike.neighbors.cuda.frame import Frame
@@ -38,25 +38,30 @@ def check_kernels(targets, sources, dimension):
     pair = left.bfloat16(), right.bfloat16()
     given = kernels.product_maxima(*pair, *affine)
     assert torch.equal(given, products.plain_product_maxima(*pair, *affine))
+    if DEVICE.type == "cpu" or kernels._copies_in_bulk(DEVICE):
+        sides = [side.float() for side in pair] if DEVICE.type == "cpu" else pair
+        maxima = kernels._bulk_product_maxima(*sides, *affine, torch.empty_like(given))
+        assert torch.equal(maxima, given)
     for group in (1, 16):
         given = kernels.manhattan_maxima(left, right, group)
         assert torch.equal(given, products.plain_manhattan_maxima(left, right, group))
     maxima = products.plain_product_maxima(*pair, *affine)
     for most in (1, maxima.shape[1]):
         thresholds = whole(random, targets)
-        counts, groups = kernels.passing_groups(maxima, thresholds, most)
-        plain_counts, plain_groups = products.plain_passing_groups(maxima, thresholds, most)
+        counts, groups = kernels.passing(maxima, thresholds, most)
+        plain_counts, plain_groups = products.plain_passing(maxima, thresholds, most)
         assert torch.equal(counts, plain_counts)
         filled = torch.arange(most, device=DEVICE) < counts[:, None]
         assert torch.equal(groups[filled], plain_groups[filled])
         counts = counts.clamp(max=most)
         for manhattan, vectors in ((False, pair), (False, (left, right)), (True, (left, right))):
-            given = kernels.member_scores(*vectors, groups, counts, *affine, manhattan=manhattan)
+            given = row_kernels.member_scores(*vectors, groups, counts, *affine, manhattan=manhattan)
             plain = products.plain_member_scores(*vectors, groups, counts, *affine, manhattan=manhattan)
             assert torch.equal(given, plain)
-    pairs = [torch.from_numpy(random.integers(0, size, 20)).to(DEVICE) for size in (targets, sources)]
+    places = (0, targets, 20), (-1, sources, (20, 3))
+    pairs = [torch.from_numpy(random.integers(*place)).to(DEVICE) for place in places]
     for metric in METRICS:
-        given = kernels.pair_distances(metric, left, right, *pairs)
+        given = row_kernels.pair_distances(metric, left, right, *pairs)
         torch.testing.assert_close(given, plain_pair_distances(metric, left, right, *pairs), rtol=1e-14, atol=1e-15)
 
 

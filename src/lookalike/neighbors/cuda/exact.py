@@ -15,41 +15,49 @@ _MERGED = 1 << 24
 
 
 def pair_distances(
-    metric: str,
-    targets: torch.Tensor,
-    sources: torch.Tensor,
-    target_rows: torch.Tensor,
-    source_rows: torch.Tensor,
+    metric: str, targets: torch.Tensor, sources: torch.Tensor, target_rows: torch.Tensor, source_rows: torch.Tensor
 ) -> torch.Tensor:
-    """Measure pairs in float64, a bounded number of values at a time.
+    """Distances of some targets to some sources each, in float64.
 
-    A pair's distance depends on nothing but its two vectors, to the last bit, so equal vectors have equal distances
-    wherever they stand.
+    A distance depends on nothing but its two vectors, to the last bit, so equal vectors have equal distances wherever
+    they stand.
+
+    Parameters
+    ----------
+    metric:
+        Its name.
+    targets, sources:
+        rows x dimension.
+    target_rows, source_rows:
+        int64: one a target, and targets x width; -1 for none.
+
+    Returns
+    -------
+    torch.Tensor
+        targets x width; infinite where there is none.
     """
-    kinds = {targets.dtype, sources.dtype}
-    if has_kernels(targets.device) and kinds == {torch.float32} and targets.is_contiguous():
-        from lookalike.neighbors.cuda import kernels
+    single = targets.dtype == sources.dtype == torch.float32
+    if has_kernels(targets.device) and single:
+        from lookalike.neighbors.cuda import row_kernels
 
-        if targets.shape[1] <= kernels.MOST_DIMENSIONS:
-            return kernels.pair_distances(metric, targets, sources.contiguous(), target_rows, source_rows)
+        if targets.shape[1] <= row_kernels.MOST_DIMENSIONS:
+            vectors = targets.contiguous(), sources.contiguous()
+            return row_kernels.pair_distances(metric, *vectors, target_rows, source_rows.contiguous())
     return plain_pair_distances(metric, targets, sources, target_rows, source_rows)
 
 
 def plain_pair_distances(
-    metric: str,
-    targets: torch.Tensor,
-    sources: torch.Tensor,
-    target_rows: torch.Tensor,
-    source_rows: torch.Tensor,
+    metric: str, targets: torch.Tensor, sources: torch.Tensor, target_rows: torch.Tensor, source_rows: torch.Tensor
 ) -> torch.Tensor:
-    """`pair_distances` in plain torch."""
-    distances = torch.empty(len(target_rows), dtype=torch.float64, device=targets.device)
+    """`pair_distances` in plain torch, a bounded number of values at a time."""
+    distances = torch.full(source_rows.shape, torch.inf, dtype=torch.float64, device=targets.device)
+    lines, slots = (source_rows >= 0).nonzero(as_tuple=True)
     step = max(1, _GATHER // targets.shape[1])
-    for first in range(0, len(target_rows), step):
-        part = slice(first, first + step)
-        left = targets.index_select(0, target_rows[part]).double()
-        right = sources.index_select(0, source_rows[part]).double()
-        distances[part] = _measure(metric, left, right)
+    for first in range(0, len(lines), step):
+        line, slot = lines[first : first + step], slots[first : first + step]
+        left = targets.index_select(0, target_rows[line]).double()
+        right = sources.index_select(0, source_rows[line, slot]).double()
+        distances[line, slot] = _measure(metric, left, right)
     return distances
 
 
@@ -57,7 +65,6 @@ def merge(
     distances: torch.Tensor,
     rows: torch.Tensor,
     targets: torch.Tensor,
-    pairs: torch.Tensor,
     new_distances: torch.Tensor,
     new_rows: torch.Tensor,
 ) -> None:
@@ -68,33 +75,19 @@ def merge(
     distances, rows:
         targets x k: what is known, by (distance, row).
     targets:
-        Indices into them that `pairs` counts from.
-    pairs:
-        Index into `targets` of each new pair, ascending.
+        Which of them have something new.
     new_distances, new_rows:
-        Of each new pair; its row larger than all that are known, and ascending among those of one target.
+        Of them x width; rows larger than all that are known, and ascending; infinite and -1 for none.
     """
     k = distances.shape[1]
-    counts = torch.bincount(pairs, minlength=len(targets))
-    ends = counts.cumsum(0)
-    starts = ends - counts
-    touched = counts.nonzero()[:, 0]
-    if not len(touched):
-        return
-    width = int(counts.max())
-    for some in torch.split(touched, max(1, _MERGED // (k + width))):
-        part = slice(int(starts[some[0]]), int(ends[some[-1]]))
-        line = torch.searchsorted(some, pairs[part])
-        place = k + torch.arange(part.start, part.stop, device=pairs.device) - starts[pairs[part]]
-        at = targets[some]
-        joined = distances.new_full((len(some), k + width), torch.inf)
-        joined_rows = rows.new_full(joined.shape, -1)
-        joined[:, :k], joined_rows[:, :k] = distances[at], rows[at]
-        joined[line, place], joined_rows[line, place] = new_distances[part], new_rows[part]
-        # Stable: among equal distances the known come first, and each part is in the order of its rows.
-        best, order = torch.sort(joined, dim=1, stable=True)
+    size = max(1, _MERGED // (k + new_rows.shape[1]))
+    for first in range(0, len(targets), size):
+        part = slice(first, first + size)
+        at = targets[part]
+        # Stable: among equal distances the known come first, and the new are in the order of their rows.
+        best, order = torch.sort(torch.cat([distances[at], new_distances[part]], 1), dim=1, stable=True)
         distances[at] = best[:, :k]
-        rows[at] = joined_rows.gather(1, order[:, :k])
+        rows[at] = torch.cat([rows[at], new_rows[part]], 1).gather(1, order[:, :k])
 
 
 def _measure(metric: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ import torch
 from lookalike.neighbors.base import Floats, Found, Rows
 from lookalike.neighbors.cuda.exact import merge, pair_distances
 from lookalike.neighbors.cuda.frame import Frame, choose_frame
-from lookalike.neighbors.cuda.products import GROUP, passing_groups
+from lookalike.neighbors.cuda.products import GROUP, passing
 from lookalike.neighbors.cuda.scores import Bound, Scoring
 from lookalike.neighbors.cuda.sides import Side, make_sources, make_targets
 
@@ -129,25 +129,27 @@ class CudaFinder:
         threshold = bound.threshold(floor, torch.float32)
         maxima = scoring.maxima()
         most = max(_LEAST_GROUPS, scoring.groups // _GROUP_SHARE)
-        counts, groups = passing_groups(maxima, threshold, most)
+        counts, groups = passing(maxima, threshold, most)
         width = int(counts.max())
         crowded = torch.zeros_like(index, dtype=torch.bool)
-        if width > most:  # the first sources, or nearer ones than all before: the block has its own floor
+        own_floor = width > most
+        if own_floor:  # the first sources, or nearer ones than all before: the block has its own floor
             floor = self._raised(floor, maxima, bound)
-            counts, groups = passing_groups(maxima, bound.threshold(floor, torch.float32), most)
+            counts, groups = passing(maxima, bound.threshold(floor, torch.float32), most)
             crowded = counts > most
             # With a large k, many groups pass that do hold neighbours: no fault of the precision.
-            self._widened[index[crowded & (counts > 2 * self._k)]] = True
+            self._widened[index] |= crowded & (counts > 2 * self._k)
             counts = counts.masked_fill(crowded, 0)
             width = int(counts.max())
         if width:
             members = scoring.members(groups[:, :width], counts).flatten(1)
             narrow = self._settle(index, scoring, rows, members, member_bound, floor, groups)
-            self._widened[index[narrow]] = True
-            crowded |= narrow
-        if bool(crowded.any()):
+            if narrow is not None:
+                self._widened[index] |= narrow
+                own_floor, crowded = True, crowded | narrow
+        if own_floor:
             wide = self._settle_all(crowded.nonzero()[:, 0], index, scoring, rows, floor, last=False)
-            self._widened[index[wide]] = True
+            self._widened[index] |= wide
             self._settle_all(wide.nonzero()[:, 0], index, scoring, rows, floor, last=True)
 
     def _settle_all(
@@ -167,7 +169,9 @@ class CudaFinder:
                 continue
             own = scoring.at(some)
             scores, bound = (own.wide(), own.bound("wide")) if last else (own.fine(), own.bound("fine"))
-            remaining[some] = self._settle(index[some], own, rows, scores, bound, floor[some], last=last)
+            left = self._settle(index[some], own, rows, scores, bound, floor[some], last=last)
+            if left is not None:
+                remaining[some] = left
         return remaining
 
     def _settle(
@@ -181,7 +185,7 @@ class CudaFinder:
         groups: torch.Tensor | None = None,
         *,
         last: bool = False,
-    ) -> torch.Tensor:
+    ) -> torch.Tensor | None:
         """Measure and merge the sources whose score may reach the floor.
 
         Parameters
@@ -201,21 +205,27 @@ class CudaFinder:
 
         Returns
         -------
-        torch.Tensor
-            Which targets have too many to measure; nothing was merged for them.
+        torch.Tensor | None
+            Which targets have too many to measure; nothing was merged for them. None where there is no such target.
         """
         floor = self._raised(floor, scores, bound)
-        near = scores >= bound.threshold(floor, scores.dtype)[:, None]
-        # What stands for no source has the score minus infinity, which an open threshold lets pass.
-        near &= scores > -torch.inf
-        crowded = near.sum(1) > (len(rows) if last else max(2 * self._k, _LEAST_PAIRS, len(rows) // _PAIR_SHARE))
-        near &= ~crowded[:, None]
-        pairs, columns = near.nonzero(as_tuple=True)
-        if groups is not None:
-            columns = groups[pairs, columns // GROUP].long() * GROUP + columns % GROUP
-        distances = pair_distances(self._metric, self._raw_targets, scoring.sources.raw, index[pairs], columns)
-        merge(self._distances, self._rows, index, pairs, distances, rows[columns])
-        return crowded
+        limit = len(rows) if last else max(2 * self._k, _LEAST_PAIRS, len(rows) // _PAIR_SHARE)
+        counts, columns = passing(scores, bound.threshold(floor, scores.dtype), min(limit, scores.shape[1]))
+        crowded = counts > limit
+        counts = counts.masked_fill(crowded, 0)
+        # The host waits for the device here, once.
+        width, any_crowded = torch.stack((counts.amax(), crowded.any())).tolist()
+        if width:
+            none = torch.arange(width, device=self._device) >= counts[:, None]
+            columns = columns[:, :width].long().masked_fill_(none, 0)
+            if groups is not None:
+                columns = groups.gather(1, columns // GROUP).long() * GROUP + columns % GROUP
+                columns.masked_fill_(none, 0)  # again: a target without a group that passed has no first group
+            new_rows = rows[columns].masked_fill_(none, -1)
+            pairs = columns.masked_fill_(none, -1)
+            distances = pair_distances(self._metric, self._raw_targets, scoring.sources.raw, index, pairs)
+            merge(self._distances, self._rows, index, distances, new_rows)
+        return crowded if any_crowded else None
 
     def _raised(self, floor: torch.Tensor, scores: torch.Tensor, bound: Bound) -> torch.Tensor:
         """The floor, raised to what the k-th largest of these scores is certain to reach."""

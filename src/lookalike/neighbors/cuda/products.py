@@ -66,13 +66,13 @@ def _full_float32() -> Iterator[None]:
 def round_rows(
     frame: Frame, vectors: torch.Tensor, scales: torch.Tensor, weights: torch.Tensor | None, rounded: torch.Tensor
 ) -> Measured:
-    """`frame.wide(vectors)`, scaled, rounded and measured; see `kernels.round_rows`."""
+    """`frame.wide(vectors)`, scaled, rounded and measured; see `row_kernels.round_rows`."""
     if has_kernels(vectors.device) and vectors.dtype == torch.float32:
-        from lookalike.neighbors.cuda import kernels
+        from lookalike.neighbors.cuda import row_kernels
 
-        if rounded.shape[1] <= kernels.MOST_DIMENSIONS:
+        if rounded.shape[1] <= row_kernels.MOST_DIMENSIONS:
             kinds = {"unit": frame.metric == "cosine", "manhattan": frame.manhattan}
-            return kernels.round_rows(vectors.contiguous(), frame.centre, scales, weights, rounded, **kinds)
+            return row_kernels.round_rows(vectors.contiguous(), frame.centre, scales, weights, rounded, **kinds)
     return plain_round_rows(frame, vectors, scales, weights, rounded)
 
 
@@ -142,27 +142,25 @@ def plain_manhattan_maxima(targets: torch.Tensor, sources: torch.Tensor, group: 
     return _maxima(torch.cdist(targets, sources, p=1).neg_(), group)
 
 
-def passing_groups(maxima: torch.Tensor, thresholds: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many groups, and which, reach each target's threshold; see `kernels.passing_groups`."""
-    if has_kernels(maxima.device):
+def passing(scores: torch.Tensor, thresholds: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many scores, and which, reach each target's threshold; see `kernels.passing`."""
+    if has_kernels(scores.device):
         from lookalike.neighbors.cuda import kernels
 
-        return kernels.passing_groups(maxima, thresholds, most)
-    return plain_passing_groups(maxima, thresholds, most)
+        return kernels.passing(scores, thresholds, most)
+    return plain_passing(scores, thresholds, most)
 
 
-def plain_passing_groups(
-    maxima: torch.Tensor, thresholds: torch.Tensor, most: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`passing_groups` in plain torch."""
-    passes = maxima >= thresholds[:, None]
+def plain_passing(scores: torch.Tensor, thresholds: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`passing` in plain torch."""
+    passes = (scores >= thresholds[:, None]) & (scores > -torch.inf)
     counts = passes.sum(1)
-    groups = torch.zeros((len(maxima), most), dtype=torch.int32, device=maxima.device)
-    hit_targets, hit_groups = passes.nonzero(as_tuple=True)
-    place = torch.arange(len(hit_targets), device=maxima.device) - (counts.cumsum(0) - counts)[hit_targets]
-    fits = place < most
-    groups[hit_targets[fits], place[fits]] = hit_groups[fits].int()
-    return counts.int(), groups
+    places = torch.zeros((len(scores), most), dtype=torch.int32, device=scores.device)
+    hit_targets, hits = passes.nonzero(as_tuple=True)
+    slots = torch.arange(len(hits), device=scores.device) - (counts.cumsum(0) - counts)[hit_targets]
+    fits = slots < most
+    places[hit_targets[fits], slots[fits]] = hits[fits].int()
+    return counts.int(), places
 
 
 def member_scores(
@@ -176,11 +174,13 @@ def member_scores(
     *,
     manhattan: bool,
 ) -> torch.Tensor:
-    """Scores of all members of some groups of each target; see `kernels.member_scores`."""
+    """Scores of all members of some groups of each target; see `row_kernels.member_scores`."""
     if has_kernels(targets.device):
-        from lookalike.neighbors.cuda import kernels
+        from lookalike.neighbors.cuda import row_kernels
 
-        return kernels.member_scores(targets, sources, groups, counts, factors, weights, offsets, manhattan=manhattan)
+        return row_kernels.member_scores(
+            targets, sources, groups, counts, factors, weights, offsets, manhattan=manhattan
+        )
     return plain_member_scores(targets, sources, groups, counts, factors, weights, offsets, manhattan=manhattan)
 
 
