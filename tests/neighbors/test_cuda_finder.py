@@ -303,7 +303,7 @@ def test_every_score_is_within_its_bound(metric, name, kind):
     distances = torch.from_numpy(measured_distances(left.numpy(), right.numpy(), metric))
     groups = torch.arange(5, dtype=torch.int32).expand(7, 5)
     members = scoring.members(groups, torch.full((7,), 5, dtype=torch.int32)).view(7, 80)
-    for precision, scores in (("members", members), ("fine", scoring.fine()), ("wide", scoring.wide())):
+    for precision, scores in (("coarse", members), ("fine", scoring.fine()), ("wide", scoring.wide())):
         bound = scoring.bound(precision)
         for column in range(80):
             floor = scoring.floor(distances[:, column])

@@ -30,8 +30,8 @@ from lookalike.neighbors.cuda.scores import Bound, Scoring
 from lookalike.neighbors.cuda.sides import Side, make_sources, make_targets
 
 #: Sources of the first block, and of every other: the first has no floor but its own, so that more of it passes.
-_FIRST = 65_536
-_SOURCES = 262_144
+_FIRST = 131_072
+_SOURCES = 524_288
 #: More for a large k: with many groups to one neighbour, few groups hold one.
 _SOURCES_PER_NEIGHBOR = 64
 #: Values of a block of sources (1 GB in float32); it is held in its own type, in float32 and in bfloat16.
@@ -123,9 +123,9 @@ class CudaFinder:
 
     def _scan(self, index: torch.Tensor, scoring: Scoring, rows: torch.Tensor) -> None:
         """Take one block of sources for one block of targets, whose numbers are `index`."""
-        # The bounds first: the host is ready with them long before the product is.
+        # The bound first: the host is ready with them long before the product is.
         floor = scoring.floor(self._distances[index, -1])
-        bound, member_bound = scoring.bound("coarse"), scoring.bound("members")
+        bound = scoring.bound("coarse")
         threshold = bound.threshold(floor, torch.float32)
         maxima = scoring.maxima()
         most = max(_LEAST_GROUPS, scoring.groups // _GROUP_SHARE)
@@ -143,7 +143,7 @@ class CudaFinder:
             width = int(counts.max())
         if width:
             members = scoring.members(groups[:, :width], counts).flatten(1)
-            narrow = self._settle(index, scoring, rows, members, member_bound, floor, groups)
+            narrow = self._settle(index, scoring, rows, members, bound, floor, groups)
             if narrow is not None:
                 self._widened[index] |= narrow
                 own_floor, crowded = True, crowded | narrow

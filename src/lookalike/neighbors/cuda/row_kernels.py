@@ -184,28 +184,29 @@ def _pair_distances(
 ):  # fmt: skip
     """One pair."""
     pair = tl.program_id(0).to(tl.int64)
-    inner = tl.arange(0, block)
-    inside = inner < dimension
     source = tl.load(source_rows + pair)
-    inside &= source >= 0
-    left = tl.load(targets + tl.load(target_rows + pair // width) * dimension + inner, mask=inside, other=0.0)
-    right = tl.load(sources + source * dimension + inner, mask=inside, other=0.0)
-    left = left.to(tl.float64)
-    right = right.to(tl.float64)
-    if metric == "euclidean":
-        distance = tl.sqrt(tl.sum((left - right) * (left - right), axis=0))
-    elif metric == "manhattan":
-        distance = tl.sum(tl.abs(left - right), axis=0)
-    elif metric == "inner_product":
-        distance = 0.0 - tl.sum(left * right, axis=0)
+    if source < 0:
+        tl.store(distances + pair, float("inf"))
     else:
-        left = _near_one(left)
-        right = _near_one(right)
-        # The root of x * x is exactly x, so equal vectors have distance exactly 0.
-        squares = tl.sum(left * left, axis=0) * tl.sum(right * right, axis=0)
-        cosine = tl.where(squares > 0.0, tl.sum(left * right, axis=0) / tl.sqrt(squares), 0.0)
-        distance = tl.minimum(tl.maximum(1.0 - cosine, 0.0), 2.0)
-    tl.store(distances + pair, tl.where(source >= 0, distance, float("inf")))
+        inner = tl.arange(0, block)
+        inside = inner < dimension
+        target = tl.load(target_rows + pair // width)
+        left = tl.load(targets + target * dimension + inner, mask=inside, other=0.0).to(tl.float64)
+        right = tl.load(sources + source * dimension + inner, mask=inside, other=0.0).to(tl.float64)
+        if metric == "euclidean":
+            distance = tl.sqrt(tl.sum((left - right) * (left - right), axis=0))
+        elif metric == "manhattan":
+            distance = tl.sum(tl.abs(left - right), axis=0)
+        elif metric == "inner_product":
+            distance = 0.0 - tl.sum(left * right, axis=0)
+        else:
+            left = _near_one(left)
+            right = _near_one(right)
+            # The root of x * x is exactly x, so equal vectors have distance exactly 0.
+            squares = tl.sum(left * left, axis=0) * tl.sum(right * right, axis=0)
+            cosine = tl.where(squares > 0.0, tl.sum(left * right, axis=0) / tl.sqrt(squares), 0.0)
+            distance = tl.minimum(tl.maximum(1.0 - cosine, 0.0), 2.0)
+        tl.store(distances + pair, distance)
 
 
 @triton.jit

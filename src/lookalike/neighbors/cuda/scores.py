@@ -1,4 +1,4 @@
-"""Scores of some targets against a block of sources, summed in four ways, each with a proven bound on its error.
+"""Scores of some targets against a block of sources, at three precisions, each with a proven bound on its error.
 
 With t~ and s~ the rounded vectors, |t.s - t~.s~| <= |t - t~| |s| + |t~| |s - s~| (Cauchy-Schwarz), and a sum of d
 products of theirs is off by at most g |t~| |s~|. The lengths of what rounding took away are measured, not assumed. g is
@@ -21,12 +21,12 @@ from lookalike.neighbors.cuda.frame import EPSILON, Frame, power_of_two
 from lookalike.neighbors.cuda.products import GROUP, STEP, manhattan_maxima, member_scores, product_maxima, products
 from lookalike.neighbors.cuda.sides import Side, wide_vectors
 
-Precision = Literal["coarse", "members", "fine", "wide"]
+Precision = Literal["coarse", "fine", "wide"]
 
 #: float32's machine epsilon.
 _SINGLE = 2.0**-23
 #: Added to every bound, a term: far above what underflows in float32 (a product, a sum, an offset), or in float64.
-_UNDERFLOW = {"coarse": 2.0**-120, "members": 2.0**-120, "fine": 2.0**-120, "wide": 2.0**-500}
+_UNDERFLOW = {"coarse": 2.0**-120, "fine": 2.0**-120, "wide": 2.0**-500}
 #: Sources made ready in float64 at a time (values).
 _WIDE = 1 << 24
 
@@ -50,7 +50,9 @@ class Bound:
 
     def _less(self, values: torch.Tensor) -> torch.Tensor:
         """The values less the bound; infinities stay."""
-        less = values - self.absolute - self.relative * values.abs()
+        less = values - self.absolute
+        if self.relative:
+            less -= self.relative * values.abs()
         return torch.where(values.isinf(), values, less)
 
 
@@ -180,16 +182,17 @@ class Scoring:
     def bound(self, precision: Precision) -> Bound:
         """Bound on the error of scores of a precision, of everything that is rounded on the way."""
         dimension = self.frame.dimension
-        # Twice the standard bound of a sum of n terms. `members` has STEP sums of every STEP-th term, then their sum.
+        # Twice the standard bound of a sum of n terms. Members have STEP sums of every STEP-th term, then their sum: one
+        # bound for the first pass and for them saves work of the host that the device would wait for.
+        members = -(-dimension // STEP) + STEP + 8
         sums = {
-            "coarse": (4 * dimension + 32) * _SINGLE,
-            "members": (-(-dimension // STEP) + STEP + 8) * _SINGLE,
+            "coarse": max(4 * dimension + 32, members) * _SINGLE,
             "fine": (dimension + 16) * _SINGLE,
             "wide": (dimension + 16) * EPSILON,
         }[precision]
         if self.frame.manhattan:
             if precision == "coarse":
-                sums = (dimension + 16) * _SINGLE
+                sums = max(dimension + 16, members) * _SINGLE
             left, right = self._rests(precision)
             absolute = 1.01 * (self.factors * left + self.weights * right) + (dimension + 16) * _UNDERFLOW[precision]
             return Bound(absolute, 2 * sums + 2 * self.frame.sum_error)
@@ -200,7 +203,7 @@ class Scoring:
         if precision == "wide":
             left, right = (self.frame.wide_error(side.exponents, side.lengths) for side in (self.targets, self.sources))
             return left, right.amax()
-        if precision in ("coarse", "members"):
+        if precision == "coarse":
             return self.targets.coarse.rests, self.sources.coarse.rests.amax()
         return self.targets.fine.rests, self.sources.fine.rests.amax()
 
