@@ -182,8 +182,8 @@ class Scoring:
     def bound(self, precision: Precision) -> Bound:
         """Bound on the error of scores of a precision, of everything that is rounded on the way."""
         dimension = self.frame.dimension
-        # Twice the standard bound of a sum of n terms. Members have STEP sums of every STEP-th term, then their sum: one
-        # bound for the first pass and for them saves work of the host that the device would wait for.
+        # Twice the standard bound of a sum of n terms. Members have STEP sums of every STEP-th term, then their sum:
+        # one bound for the first pass and for them saves work of the host that the device would wait for.
         members = -(-dimension // STEP) + STEP + 8
         sums = {
             "coarse": max(4 * dimension + 32, members) * _SINGLE,
