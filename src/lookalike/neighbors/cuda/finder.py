@@ -31,13 +31,11 @@ from lookalike.neighbors.cuda.sides import Side, make_sources, make_targets
 
 #: Sources of the first block, and of every other: the first has no floor but its own, so that more of it passes.
 _FIRST = 131_072
-_SOURCES = 1 << 20
+_SOURCES = 524_288
 #: More for a large k: with many groups to one neighbour, few groups hold one.
 _SOURCES_PER_NEIGHBOR = 64
-#: Values of a block of sources, and how many of them a device has memory for (a 32nd of it): it is held in its own
-#: type, in bfloat16 and, where asked for, in float32.
+#: Values of a block of sources (1 GB in float32); it is held in its own type, in float32 and in bfloat16.
 _SOURCE_VALUES = 1 << 28
-_SOURCE_SHARE = 32
 #: Targets of a block, and group maxima: values, and how many of them a device has memory for (a 64th of it).
 _TARGETS = 16_384
 _MAXIMA = 1 << 26
@@ -49,8 +47,6 @@ _LEAST_GROUPS = 16
 #: The same for sources that are left to measure: more than this share, than this, and than twice k.
 _PAIR_SHARE = 256
 _LEAST_PAIRS = 64
-#: Scores that a floor is taken from, a neighbour.
-_RAISED_PER_NEIGHBOR = 128
 #: Scores of a whole block at a time, in float32 (256 MB) and in float64 (128 MB).
 _FINE = 1 << 26
 _WIDE = 1 << 24
@@ -80,10 +76,9 @@ class CudaFinder:
         self._distances = torch.full((count, k), torch.inf, dtype=torch.float64, device=device)
         self._rows = torch.full((count, k), -1, dtype=torch.int64, device=device)
         self._widened = torch.zeros(count, dtype=torch.bool, device=device)
-        self._maxima, self._source_values = _MAXIMA, _SOURCE_VALUES
+        self._maxima = _MAXIMA
         if device.type == "cuda":
-            memory = torch.cuda.get_device_properties(device).total_memory
-            self._maxima, self._source_values = memory // (4 * _MAXIMA_SHARE), memory // (4 * _SOURCE_SHARE)
+            self._maxima = torch.cuda.get_device_properties(device).total_memory // (4 * _MAXIMA_SHARE)
         self._frame: Frame | None = None
         self._targets: Side | None = None
 
@@ -98,7 +93,7 @@ class CudaFinder:
             Their rows in the whole pool, ascending within a call and from call to call.
         """
         dimension = self._raw_targets.shape[1]
-        most = max(GROUP, self._source_values // dimension)
+        most = max(GROUP, _SOURCE_VALUES // dimension)
         first = 0
         with self._current():
             while first < len(vectors):
@@ -134,9 +129,9 @@ class CudaFinder:
         threshold = bound.threshold(floor, torch.float32)
         maxima = scoring.maxima()
         most = max(_LEAST_GROUPS, scoring.groups // _GROUP_SHARE)
-        crowded = torch.zeros_like(index, dtype=torch.bool)
         counts, groups = passing(maxima, threshold, most)
         width = int(counts.max())
+        crowded = torch.zeros_like(index, dtype=torch.bool)
         own_floor = width > most
         if own_floor:  # the first sources, or nearer ones than all before: the block has its own floor
             floor = self._raised(floor, maxima, bound)
@@ -234,13 +229,8 @@ class CudaFinder:
 
     def _raised(self, floor: torch.Tensor, scores: torch.Tensor, bound: Bound) -> torch.Tensor:
         """The floor, raised to what the k-th largest of these scores is certain to reach."""
-        count = scores.shape[1]
-        if count < self._k:
+        if scores.shape[1] < self._k:
             return floor
-        # The largest of several hold k that are as large, too, and the k-th of few is found quickly.
-        together = count // (_RAISED_PER_NEIGHBOR * self._k)
-        if together > 1:
-            scores = scores[:, : count - count % together].view(len(scores), -1, together).amax(2)
         return torch.maximum(floor, bound.lower(torch.topk(scores, self._k, dim=1, sorted=True).values[:, -1]))
 
 
