@@ -65,9 +65,9 @@ class Choice:
 class ScoredSelection:
     """What is kept, and what became of every pair.
 
-    The pairs are those of every target with its neighbours, and of every other image that came to its turn with its nearest
-    target; best score first, and those of an image together, its nearest target first. The kept ones in this order are
-    the mined list.
+    The pairs are those of every target with its neighbours, and of every other image that came to its turn with its
+    nearest target; best score first, and those of an image together, its nearest target first. The kept ones in this
+    order are the mined list.
 
     Attributes
     ----------
@@ -251,12 +251,12 @@ class _Run:
         with self._timed("scoring"):
             images = score_pool(self._pool, self._excluded, self._vectors, settings.knn_metric, self._devices, scorer)
             if scorer is None:
-                _score_by_rank(images.scores, lists)
+                score_by_rank(images.scores, lists)
         limits = Limits(
             budget, settings.min_per_target, settings.max_per_target, settings.max_per_label, settings.candidates
         )
         with self._timed("keeping"):
-            covered = cover(_pairs_of(lists), images, self._labels, limits)
+            covered = cover(pairs_of(lists), images, self._labels, limits)
         self._note_coverage(covered, budget)
         return ScoredSelection(
             **vars(covered.pairs),
@@ -404,13 +404,13 @@ def _fallback(options: list[Option]) -> Option:
     return min(preferred, key=lambda option: abs(option.components - FALLBACK_COMPONENTS))
 
 
-def _pairs_of(lists: Neighbors) -> Pairs:
+def pairs_of(lists: Neighbors) -> Pairs:
     """The neighbours of every target as pairs."""
     targets, places = np.nonzero(lists.rows >= 0)
     return Pairs(targets, lists.rows[targets, places], (places + 1).astype(np.int32), lists.distances[targets, places])
 
 
-def _score_by_rank(scores: Singles, lists: Neighbors) -> None:
+def score_by_rank(scores: Singles, lists: Neighbors) -> None:
     """1 / rank among the neighbours of the target for which that is best; 0 for images beyond all of them."""
     for place in range(lists.rows.shape[1]):
         rows = lists.rows[:, place]

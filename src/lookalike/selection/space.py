@@ -1,7 +1,7 @@
 """The space that images are scored in: the pool centred and whitened on its leading principal components.
 
-In the space of an encoder a few directions carry most of the variance (lighting, the kind of part), and every distance is
-mostly about them. Whitening gives each of the leading directions the same weight, and leaves out the rest, which is noise.
+In the space of an encoder a few directions carry most of the variance (lighting, the kind of part), and every distance
+is mostly about them. Whitening gives each of the leading directions the same weight, and leaves out the rest.
 
 Everything is computed from blocks of one size in one order, in float64, so that it does not depend on how the pool is
 read.
@@ -26,8 +26,8 @@ Mask = npt.NDArray[np.bool_]
 
 #: Rows of a block. A constant: sums would depend on it.
 BLOCK = 4096
-#: A component with less of the variance than this share of the first one's is left out: divided by its deviation it would
-#: be rounding, blown up.
+#: A component with less of the variance than this share of the first one's is left out: divided by its deviation it
+#: would be rounding, blown up.
 _LEAST_VARIANCE = 1e-6
 #: Variance that float32 values can have by their rounding alone, relative to their mean square.
 _ROUNDING = 1e-13
