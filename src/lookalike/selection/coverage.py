@@ -113,14 +113,17 @@ class Coverage:
         Per target, how many of its own candidates are kept, for whatever target.
     kept_for:
         Per target, how many images are kept for it.
+    by_floor:
+        How many images were kept by the floor.
     cutoff:
-        The least score that was kept by the budget and not by a floor; NaN where nothing was.
+        The least score that was kept by the budget and not by the floor; NaN where nothing was.
     """
 
     pairs: Pairs
     outcomes: Outcomes
     own: Rows
     kept_for: Rows
+    by_floor: int
     cutoff: float
 
 
@@ -162,7 +165,7 @@ class _State:
         self._room = np.ones(len(labels), np.bool_)  # per target, whether limits allow one more
         self._any_room = True
         self._extra: list[int] = []
-        self._cutoff = float("nan")
+        self._cutoff, self._by_floor = float("nan"), 0
         # The pairs of an image are a run: sorted by row, they are found by bisection.
         self._order = np.argsort(pairs.rows, kind="stable")
         self._sorted = pairs.rows[self._order]
@@ -186,6 +189,7 @@ class _State:
 
     def fill_budget(self, walk: Rows) -> int:
         """Keep the best images; return how many came to their turn."""
+        self._by_floor = len(self._kept)
         for visited, row in enumerate(walk.tolist()):
             if len(self._kept) >= self._limits.budget or not self._any_room:
                 return visited
@@ -229,7 +233,7 @@ class _State:
             [OUTCOMES.index(outcome) for _, outcome in rules],
             OUTCOMES.index(Outcome.OVER_LABEL_LIMIT),
         ).astype(np.int8)
-        return Coverage(pairs, outcomes, self._own, self._by_target, self._cutoff)
+        return Coverage(pairs, outcomes, self._own, self._by_target, self._by_floor, self._cutoff)
 
     def _of(self, row: int) -> Rows:
         """The pairs of an image, its nearest target first."""

@@ -180,10 +180,16 @@ def select_scored(
         When the search fails its own check.
     """
     settings.validate()
-    sides = open_side(targets, "targets", "embedding"), open_side(pool, "pool", "embedding")
+    sides = _side(targets, "targets"), _side(pool, "pool")
     weights = checked_weights(target_weights, sides[0].rows)
     labels = _label_numbers(settings, target_labels, sides[0].rows)
     return _Run(*sides, settings, weights, labels, _checked_mask(excluded, sides[1].rows)).result()
+
+
+def _side(given: Any, name: str) -> Side:
+    """What was given, if it gives chunks; else what it holds."""
+    side: Side = given if callable(getattr(given, "chunks", None)) else open_side(given, name, "embedding")
+    return side
 
 
 def _label_numbers(settings: ScoringConfig, labels: Any, targets: int) -> Rows:
@@ -382,6 +388,11 @@ class _Run:
     def _note_coverage(self, covered: Coverage, budget: int) -> None:
         """What was asked for and could not be had."""
         floor, kept = self._settings.min_per_target, int(covered.kept_for.sum())
+        if floor and 2 * covered.by_floor > budget:
+            self._notes.append(
+                f"min_per_target={floor} decides {covered.by_floor} of {budget} images, whatever their scores: where "
+                "precision matters more than that every target is served, raise the budget or set it to 0"
+            )
         short = int((covered.own < floor).sum())
         if short:
             self._notes.append(
