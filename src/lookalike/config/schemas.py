@@ -187,7 +187,7 @@ class ScoringConfig:
     min_per_target: int = setting(1, "images kept for every target from its own candidates before the rest; 0: none")
     max_per_target: int = setting(0, "images kept for one target at most; 0: no limit")
     max_per_label: int = setting(0, "images kept for the targets of one label at most; 0: no limit")
-    splits: int = setting(10, "how often auto hides a random half of the targets")
+    splits: int = setting(20, "how often auto hides a random half of the targets")
     background: int = setting(
         30_000, "pool images that density_ratio compares with: all of a pool of this size, else a random sample"
     )

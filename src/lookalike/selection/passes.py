@@ -106,18 +106,18 @@ class Scorer:
         background: Background,
         devices: list[str],
     ) -> None:
-        self._whitening, self._option, self._devices = whitening, option, devices
+        self._whitening, self._scoring, self._devices = whitening.leading(option.components), option.scoring, devices
         counted = weights > 0
         self._targets = self._directions(targets[counted])
         self._weights = weights[counted] / weights[counted].mean()
         self._rows = background.rows
-        if option.scoring == "density_ratio":
+        if self._scoring == "density_ratio":
             self._background = self._directions(background.vectors)
 
     def scores(self, rows: Rows, vectors: Floats) -> Float64s:
         """The scores of some pool rows."""
         images = self._directions(vectors)
-        if self._option.scoring == "lda":
+        if self._scoring == "lda":
             return lda(images, self._targets, self._weights)
         like = likeness(near(images, self._targets, NEAR, self._devices), self._weights)
         place = np.searchsorted(self._rows, rows)
@@ -128,7 +128,7 @@ class Scorer:
         return scores
 
     def _directions(self, vectors: Floats) -> Singles:
-        return directions(project(self._whitening, vectors), self._option.components)
+        return directions(project(self._whitening, vectors), self._whitening.components)
 
 
 def score_pool(

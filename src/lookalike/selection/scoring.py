@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import ConfigError
-from lookalike.neighbors.base import Float64s, Rows
+from lookalike.neighbors.base import Float64s, Floats, Rows
 from lookalike.neighbors.devices import make_finder
 from lookalike.selection.space import Singles
 
@@ -90,10 +90,10 @@ def without_self(found: Near, own: Rows, k: int) -> Float64s:
     return ordered
 
 
-def mean_of(cosines: Float64s) -> Float64s:
+def mean_of(cosines: Floats) -> Float64s:
     """Per row, the mean of what is there; 0 where nothing is."""
     there = np.isfinite(cosines)
-    total: Float64s = np.where(there, cosines, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    total: Float64s = cosines.sum(axis=1, where=there, dtype=np.float64) / np.maximum(there.sum(axis=1), 1)
     return total
 
 

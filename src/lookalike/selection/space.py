@@ -172,6 +172,10 @@ class Whitening:
         good = values > max(_LEAST_VARIANCE * float(values[0]), noise)
         return cls(moments.mean, vectors[:, good] / np.sqrt(values[good]))
 
+    def leading(self, components: int) -> Whitening:
+        """The same with the first components only."""
+        return Whitening(self.mean, self.axes[:, :components])
+
     def project(self, vectors: Floats) -> Singles:
         """Whitened coordinates on all components, not yet normalised (`directions` does that)."""
         projected: Singles = ((vectors.astype(np.float64) - self.mean) @ self.axes).astype(np.float32)
