@@ -35,9 +35,10 @@ print(json.dumps(peaks))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux gives it")
 def test_memory_does_not_grow_with_the_pool(tmp_path):
+    schema = pa.schema([("embedding", pa.list_(pa.float32()))])
     vectors = np.random.default_rng(0).standard_normal((ROWS, 512), dtype=np.float32)
     for name, copies in (("small", 1), ("large", TIMES)):
-        with pq.ParquetWriter(tmp_path / name, pa.schema([("embedding", pa.list_(pa.float32()))])) as writer:
+        with pq.ParquetWriter(tmp_path / name, schema, compression="none", use_dictionary=False) as writer:
             for copy in range(copies):
                 writer.write_table(pa.table({"embedding": list_array(vectors + np.float32(copy / 100))}))
     done = subprocess.run(

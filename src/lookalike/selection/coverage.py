@@ -11,6 +11,7 @@ A floor never goes over the budget or a limit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,9 @@ from lookalike.selection.filters import OUTCOMES, Outcome
 from lookalike.selection.space import Mask, Singles
 
 Outcomes = npt.NDArray[np.int8]
+
+#: Rows of a walk that are Python numbers at a time.
+_AT_A_TIME = 65_536
 
 
 @dataclass(frozen=True)
@@ -181,22 +185,18 @@ class _State:
                 continue
             if len(self._kept) >= limits.budget or not short:
                 return
-            self._keep(row, target)
-            mine = self._of(row)
-            owners = pairs.targets[mine][pairs.ranks[mine] <= limits.candidates]
-            self._own[owners] += 1
+            owners = self._keep(row, target)
             short -= int((self._own[owners] == limits.floor).sum())
 
     def fill_budget(self, walk: Rows) -> int:
         """Keep the best images; return how many came to their turn."""
         self._by_floor = len(self._kept)
-        for visited, row in enumerate(walk.tolist()):
+        for visited, row in enumerate(_one_by_one(walk)):
             if len(self._kept) >= self._limits.budget or not self._any_room:
                 return visited
             if row in self._kept:
                 continue
-            mine = self._of(row)
-            targets = self._pairs.targets[mine].tolist()
+            targets = self._pairs.targets[self._of(row)].tolist()
             if not targets:
                 self._extra.append(row)
                 targets = [int(self._images.targets[row])]
@@ -204,8 +204,6 @@ class _State:
                 if self._may(target):
                     self._keep(row, target)
                     self._cutoff = float(self._images.scores[row])
-                    near = self._pairs.ranks[mine] <= self._limits.candidates
-                    self._own[self._pairs.targets[mine][near]] += 1
                     break
         return len(walk)
 
@@ -245,8 +243,8 @@ class _State:
         """Whether one more image may be kept for a target."""
         return bool(self._room[target])
 
-    def _keep(self, row: int, target: int) -> None:
-        """Keep an image for a target."""
+    def _keep(self, row: int, target: int) -> Rows:
+        """Keep an image for a target; return the targets that have it among their candidates."""
         self._kept[row] = target
         self._by_target[target] += 1
         self._by_label[self._labels[target]] += 1
@@ -255,4 +253,15 @@ class _State:
             self._room[target] = False
         if limits.per_label and self._by_label[self._labels[target]] >= limits.per_label:
             self._room[self._labels == self._labels[target]] = False
-        self._any_room = bool(self._room.any()) if limits.per_target or limits.per_label else True
+        if limits.per_target or limits.per_label:
+            self._any_room = bool(self._room.any())
+        mine = self._of(row)
+        owners: Rows = self._pairs.targets[mine][self._pairs.ranks[mine] <= limits.candidates]
+        self._own[owners] += 1
+        return owners
+
+
+def _one_by_one(rows: Rows) -> Iterator[int]:
+    """Python numbers, few of them at a time: most walks end long before the pool does."""
+    for first in range(0, len(rows), _AT_A_TIME):
+        yield from rows[first : first + _AT_A_TIME].tolist()
