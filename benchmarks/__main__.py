@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import card, embed, fidelity, memory, peak, search, search_card, search_stream
+from benchmarks import (
+    card,
+    embed,
+    fidelity,
+    memory,
+    peak,
+    search,
+    search_card,
+    search_stream,
+    selection,
+    selection_scale,
+)
 
 
 def main() -> None:
@@ -19,6 +30,10 @@ def main() -> None:
         commands.add_parser("search-stream", help="exact search of files, and `mine` as a whole")
     )
     search_card.add_arguments(commands.add_parser("search-card", help="seconds of exact search on one GPU"))
+    selection.add_arguments(commands.add_parser("selection", help="what the selection finds on real images"))
+    selection_scale.add_arguments(
+        commands.add_parser("selection-scale", help="time and memory of a selection by the size of the pool")
+    )
     memory.add_arguments(commands.add_parser("memory", help="peak memory of embed_images by the size of the pool"))
     peak.add_arguments(commands.add_parser("peak", help="what the processor can do at most"))
     arguments = parser.parse_args()

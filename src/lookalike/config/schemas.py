@@ -21,6 +21,7 @@ MISSING: Any = "???"
 LEAST_MEMORY = 128 << 20
 METRICS = ("cosine", "euclidean", "manhattan")
 MODELS = ("CLIP", "SigLIP", "timm")
+SCORINGS = ("auto", "nearest", "density_ratio", "lda")
 #: A shard is held in memory, and Arrow counts the values of a list column in 31 bits.
 _MOST_SHARD_ROWS = 100_000
 #: Values of a string setting that switch it on; the drop-in contract gives these three, in any case.
@@ -163,6 +164,65 @@ class NearestNeighborsConfig:
     def filters_by_label(self) -> bool:
         """Whether `filter_by_label` holds one of the words that switch it on."""
         return self.filter_by_label.strip().lower() in TRUE_WORDS
+
+
+@dataclass
+class ScoringConfig:
+    """Which pool images are kept: those most like the targets, with a share for every target, within a budget."""
+
+    scoring: str = setting(
+        "auto",
+        "nearest: by rank among the targets' neighbours; density_ratio: like the targets and unlike the rest of the "
+        "pool; lda: like the mean of the targets; auto: what finds hidden targets again best",
+    )
+    components: str = setting(
+        "auto", "leading components of the pool that density_ratio and lda look at; auto: tries 16, 32, 64, 128 and 256"
+    )
+    topn: int = setting(5, "neighbours per target that set the budget where none is given")
+    knn_metric: str = setting("cosine", "of distances and ranks: euclidean, cosine or manhattan")
+    candidates: int = setting(20, "nearest pool images of a target that count as its own")
+    budget: float = setting(
+        0.0, "images to keep: a number, or, below 1, a share of the pool; 0: as many as topn neighbours per target give"
+    )
+    min_per_target: int = setting(1, "images kept for every target from its own candidates before the rest; 0: none")
+    max_per_target: int = setting(0, "images kept for one target at most; 0: no limit")
+    max_per_label: int = setting(0, "images kept for the targets of one label at most; 0: no limit")
+    splits: int = setting(20, "how often auto hides a random half of the targets")
+    background: int = setting(
+        30_000, "pool images that density_ratio compares with: all of a pool of this size, else a random sample"
+    )
+    seed: int = setting(0, "of the random halves and of the sample")
+    device: str = setting("auto", "where to search: auto (the processor), cpu, cuda, cuda:1, several with commas")
+    memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
+
+    def validate(self) -> None:
+        """Refuse what cannot be right, before any work starts."""
+        one_of("scoring", self.scoring, SCORINGS)
+        one_of("knn_metric", self.knn_metric, METRICS)
+        if self.components != "auto" and not (self.components.isdecimal() and int(self.components) >= 1):
+            raise ConfigError(f"components={self.components!r} is not possible", hint="use auto, or a number from 1")
+        at_least("topn", self.topn, 1)
+        at_least("candidates", self.candidates, 1)
+        for key in ("min_per_target", "max_per_target", "max_per_label", "seed"):
+            at_least(key, getattr(self, key), 0)
+        at_least("splits", self.splits, 2)
+        at_least("background", self.background, 1000)
+        at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
+        if not 0 <= self.budget < float("inf") or (self.budget > 1 and self.budget != int(self.budget)):
+            raise ConfigError(
+                f"budget={self.budget} is not possible",
+                hint="give a whole number, a share below 1, or 0",
+            )
+        if self.min_per_target > self.candidates:
+            raise ConfigError(
+                f"min_per_target={self.min_per_target} is more than candidates={self.candidates}",
+                hint="raise candidates, or lower min_per_target",
+            )
+        if 0 < self.max_per_target < self.min_per_target:
+            raise ConfigError(
+                f"max_per_target={self.max_per_target} is less than min_per_target={self.min_per_target}",
+                hint="raise max_per_target, or lower min_per_target",
+            )
 
 
 class Setting(NamedTuple):

@@ -22,6 +22,9 @@ class Outcome(StrEnum):
     LABEL_MISMATCH = "label_mismatch"
     OVER_DISTANCE = "over_distance"
     DUPLICATE = "duplicate"
+    OVER_BUDGET = "over_budget"
+    OVER_TARGET_LIMIT = "over_target_limit"
+    OVER_LABEL_LIMIT = "over_label_limit"
 
 
 #: Outcomes by their number in the arrays of this module.

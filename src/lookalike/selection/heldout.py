@@ -1,0 +1,224 @@
+"""Which scoring, and how many components: chosen without labels, by targets that are hidden in the pool.
+
+A random half of the targets is put into the pool and everything is scored with the other half. A good scoring finds the
+hidden ones again: their ranks among the pool are small. The figure is the mean of log(rank), over several halves; the
+option with the least is chosen. Which images are defective is never asked.
+
+Visible and hidden targets must differ in nothing but being hidden. So the space of this test is whitened on the pool
+with all the targets: a pool of few images and many dimensions is whitened to fit itself, and targets from outside would
+be alike for no other reason than being outside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from lookalike.neighbors.base import Float64s, Floats, Rows
+from lookalike.neighbors.metrics import METRICS
+from lookalike.selection.scoring import NEAR, mean_of, near, without_self
+from lookalike.selection.space import Singles, directions
+
+#: With fewer targets, a half says too little.
+LEAST_TARGETS = 10
+#: More targets than this do not make the choice surer; a random part of them is used.
+_MOST_TARGETS = 500
+
+
+class Option(NamedTuple):
+    """A scoring and how many components it looks at (0 for `nearest`, which looks at the vectors)."""
+
+    scoring: str
+    components: int
+
+    def __str__(self) -> str:
+        return f"{self.scoring}, {self.components} components" if self.components else self.scoring
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well an option finds hidden targets.
+
+    Attributes
+    ----------
+    option:
+        What was tried.
+    log_rank:
+        Mean natural logarithm of the hidden targets' ranks among the pool, over all halves: less is better. A target
+        that stands before every pool image has rank 1.
+    spread:
+        Standard deviation of that mean from half to half.
+    found:
+        Share of the hidden targets that stand within the budget.
+    """
+
+    option: Option
+    log_rank: float
+    spread: float
+    found: float
+
+    @property
+    def rank(self) -> float:
+        """The typical (geometric mean) rank of a hidden target."""
+        return float(np.exp(self.log_rank))
+
+
+class Sample(NamedTuple):
+    """The pool, or a random sample of it, and the targets.
+
+    Attributes
+    ----------
+    pool, targets:
+        Whitened coordinates.
+    pool_vectors, target_vectors:
+        The vectors themselves.
+    weights:
+        Of the targets.
+    """
+
+    pool: Singles
+    targets: Singles
+    pool_vectors: Floats
+    target_vectors: Floats
+    weights: Float64s
+
+
+class Half(NamedTuple):
+    """One way to hide targets: rows of the hidden and of the visible ones."""
+
+    hidden: Rows
+    visible: Rows
+
+
+def held_out(
+    sample: Sample, options: list[Option], *, metric: str, within: float, splits: int, seed: int, devices: list[str]
+) -> tuple[HeldOut, ...]:
+    """Try every option on the same random halves; in the order of the options.
+
+    Parameters
+    ----------
+    sample:
+        Where the targets are hidden.
+    options:
+        What to try.
+    metric:
+        Of `nearest`.
+    within:
+        Ranks that count as found.
+    splits, seed:
+        How many halves, and what they are drawn with.
+    devices:
+        Where to search.
+    """
+    random = np.random.default_rng(seed)
+    sample = _some_targets(sample, random)
+    halves = []
+    for _ in range(splits):
+        drawn = random.permutation(len(sample.targets))
+        middle = len(drawn) // 2
+        halves.append(Half(np.sort(drawn[:middle]), np.sort(drawn[middle:])))
+    return tuple(_tried(option, sample, halves, metric, within, devices) for option in options)
+
+
+def _some_targets(sample: Sample, random: np.random.Generator) -> Sample:
+    if len(sample.targets) <= _MOST_TARGETS:
+        return sample
+    some = np.sort(random.choice(len(sample.targets), _MOST_TARGETS, replace=False))
+    return sample._replace(
+        targets=sample.targets[some], target_vectors=sample.target_vectors[some], weights=sample.weights[some]
+    )
+
+
+def _tried(
+    option: Option, sample: Sample, halves: list[Half], metric: str, within: float, devices: list[str]
+) -> HeldOut:
+    """One option on all halves."""
+    ranks = {
+        "nearest": lambda: _nearest(sample, halves, metric),
+        "density_ratio": lambda: _density_ratio(sample, option.components, halves, devices),
+        "lda": lambda: _lda(sample, option.components, halves),
+    }[option.scoring]()
+    figures, found = [], []
+    for half, hidden in zip(halves, ranks, strict=True):
+        weights = sample.weights[half.hidden]
+        weights = weights if weights.any() else np.ones(len(weights))
+        figures.append(float(np.average(np.log(hidden), weights=weights)))
+        found.append(float(np.average(hidden <= within, weights=weights)))
+    return HeldOut(option, float(np.mean(figures)), float(np.std(figures)), float(np.mean(found)))
+
+
+def _lda(sample: Sample, components: int, halves: list[Half]) -> list[Float64s]:
+    pool, targets = directions(sample.pool, components), directions(sample.targets, components)
+    # A cosine to a mean orders as the product with it does.
+    means = np.array([sample.weights[visible] @ targets[visible] for _, visible in halves])
+    scores, own = pool.astype(np.float64) @ means.T, targets.astype(np.float64) @ means.T
+    return [_ranks(scores[:, number], own[hidden, number]) for number, (hidden, _) in enumerate(halves)]
+
+
+def _density_ratio(sample: Sample, components: int, halves: list[Half], devices: list[str]) -> list[Float64s]:
+    pool, targets = directions(sample.pool, components), directions(sample.targets, components)
+    # What is near among the pool does not depend on what is hidden, and is found once; hidden targets are merged in.
+    among = without_self(near(pool, pool, NEAR + 1, devices), np.arange(len(pool)), NEAR)
+    around = near(targets, pool, NEAR, devices).cosines
+    among, around = among.astype(np.float32), around.astype(np.float32)
+    to_targets, each_other = pool @ targets.T, targets @ targets.T
+    np.fill_diagonal(each_other, -np.inf)
+    ranks = []
+    for hidden, visible in halves:
+        weights = sample.weights[visible]
+        scores = _largest_mean(to_targets[:, visible], weights)
+        scores -= _largest_mean(np.hstack([among, to_targets[:, hidden]]))
+        own = _largest_mean(each_other[np.ix_(hidden, visible)], weights)
+        own -= _largest_mean(np.hstack([around[hidden], each_other[np.ix_(hidden, hidden)]]))
+        ranks.append(_ranks(scores, own))
+    return ranks
+
+
+def _largest_mean(cosines: Singles, weights: Float64s | None = None) -> Float64s:
+    """Per row, the mean of the largest values, times the weights of their columns scaled to a mean of 1."""
+    if weights is not None and (weights == weights[0]).all():
+        weights = None
+    scaled = None if weights is None or not weights.any() else weights / weights.mean()
+    if cosines.shape[1] > NEAR:
+        if scaled is None:
+            return mean_of(np.partition(cosines, -NEAR, axis=1)[:, -NEAR:])
+        largest = np.argpartition(cosines, -NEAR, axis=1)[:, -NEAR:]
+        return mean_of(np.take_along_axis(cosines, largest, axis=1) * scaled[largest])
+    return mean_of(cosines if scaled is None else cosines * scaled)
+
+
+def _nearest(sample: Sample, halves: list[Half], metric: str) -> list[Float64s]:
+    """By the best rank among the neighbours of any visible target."""
+    one = METRICS[metric]
+    targets = one.prepare_targets(sample.target_vectors, wide=True).vectors
+    scores = []
+    for vectors in (sample.pool_vectors, sample.target_vectors):
+        sources = one.prepare(vectors, wide=True)
+        score = np.empty((len(targets), len(vectors)))
+        one.product(targets, sources.vectors, score)
+        score *= 1.0 if sources.scale is None else sources.scale
+        score += 0.0 if sources.offset is None else sources.offset
+        scores.append(score)
+    pool, others = scores
+    pool_ranks = np.empty(pool.shape, np.int32)  # how many pool images are nearer to the target
+    other_ranks = np.empty(others.shape, np.int32)
+    for number in range(len(targets)):
+        order = np.argsort(-pool[number], kind="stable")
+        pool_ranks[number, order] = np.arange(len(order))
+        other_ranks[number] = np.searchsorted(-pool[number, order], -others[number])
+    ranks = []
+    for hidden, visible in halves:
+        best_of_pool = pool_ranks[visible].min(axis=0)
+        ranks.append(_ranks(-best_of_pool, -other_ranks[np.ix_(visible, hidden)].min(axis=0)))
+    return ranks
+
+
+def _ranks(pool: Float64s, hidden: Float64s) -> Float64s:
+    """Per hidden target, 1 + how many pool images have a better score; of equal ones the half."""
+    ordered = np.sort(pool)
+    better = len(ordered) - np.searchsorted(ordered, hidden, side="right")
+    as_good = len(ordered) - np.searchsorted(ordered, hidden, side="left")
+    ranks: Float64s = 1.0 + (better + as_good) / 2
+    return ranks
