@@ -48,12 +48,16 @@ class Pairs(NamedTuple):
     @classmethod
     def join(cls, parts: Sequence[Pairs]) -> Pairs:
         """All pairs of several parts."""
-        empty = cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int32))
-        return cls(*(np.concatenate(columns) for columns in zip(empty, *parts, strict=True)))
+        return cls(
+            np.concatenate([np.empty(0, np.int64), *(part.targets for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.sources for part in parts)]),
+            np.concatenate([np.empty(0, np.float32), *(part.distances for part in parts)]),
+            np.concatenate([np.empty(0, np.int32), *(part.ranks for part in parts)]),
+        )
 
     def at(self, which: Rows | Mask | slice) -> Pairs:
         """Some of the pairs."""
-        return Pairs(*(column[which] for column in self))
+        return Pairs(self.targets[which], self.sources[which], self.distances[which], self.ranks[which])
 
     def nearest_first(self, path_order: Rows) -> Pairs:
         """The pairs by distance; equal distances by the source's path, then by target."""
@@ -86,7 +90,7 @@ class Pass(NamedTuple):
     @property
     def k(self) -> int:
         """Candidates a target."""
-        return self.rows.shape[1]
+        return int(self.rows.shape[1])
 
 
 @dataclass(frozen=True)
@@ -220,9 +224,7 @@ def _nearest_pairs(asked: Pass, need: Rows, path_order: Rows, count: int, *, com
         if left[number] and not complete and position % k == k - 1:
             break
     places = np.array(chosen, np.int64)
-    return Pairs(
-        asked.targets[places // k], rows[places], distances[places], (places % k + 1).astype(np.int32)
-    )
+    return Pairs(asked.targets[places // k], rows[places], distances[places], (places % k + 1).astype(np.int32))
 
 
 def quotas(counts: Sequence[int], desired: int) -> list[int]:

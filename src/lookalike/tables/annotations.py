@@ -123,18 +123,18 @@ def _read_coco(path: str) -> Annotations:
         )
     try:
         categories = {one["id"]: str(one["name"]).strip().lower() for one in content["categories"]}
-        rows = {one["id"]: row for row, one in enumerate(content["images"])}
-        paths = tuple(_coco_path(one, path) for one in content["images"])
-        if len(rows) != len(paths):
+        numbers: dict[str, int] = {}  # an image that stands there twice is one
+        rows = {one["id"]: numbers.setdefault(_coco_path(one, path), len(numbers)) for one in content["images"]}
+        if len(rows) != len(content["images"]):
             raise TableError("two of its images have the same 'id'", where=path)
-        classes = tuple(Counter[str]() for _ in paths)
+        classes = tuple(Counter[str]() for _ in numbers)
         for one in content["annotations"]:
             classes[rows[one["image_id"]]][categories[one["category_id"]]] += 1
     except (KeyError, TypeError) as error:
         raise TableError(
             f"an image, category or annotation lacks a field, or names an id that is not there: {error!r}", where=path
         ) from error
-    return Annotations(path, paths, classes)
+    return Annotations(path, tuple(numbers), classes)
 
 
 def _coco_path(image: dict[str, Any], name: str) -> str:

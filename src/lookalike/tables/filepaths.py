@@ -14,9 +14,9 @@ _ODD = r"\\|//|(^|/)\.\.?(/|$)|./$|^$"
 
 
 def normal_path(path: str) -> str:
-    """The POSIX-normalised path: slashes for backslashes, without ``.``, ``..`` and doubled slashes.
+    r"""The POSIX-normalised path: slashes for backslashes, without ``.``, ``..`` and doubled slashes.
 
-    >>> normal_path(r"images\\board/./a.png")
+    >>> normal_path(r"images\board/./a.png")
     'images/board/a.png'
     >>> normal_path("s3://bucket/b//a.png")
     's3://bucket/b/a.png'
