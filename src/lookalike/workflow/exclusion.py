@@ -22,27 +22,27 @@ Mask = npt.NDArray[np.bool_]
 FINAL = "final_unique_files.parquet"
 
 
-def barred(paths: pa.Array, excluded: Collection[str], *, by: str = "path") -> Mask:
-    """Per path of a pool, whether it is one of the excluded.
+class Barred:
+    """Tells which paths of a pool are excluded.
 
     Parameters
     ----------
-    paths:
-        Strings, without nulls.
     excluded:
         Paths; two spellings of a path are one.
     by:
         ``path``, or ``basename``: the file name alone, in any folder.
     """
-    if not excluded:
-        return np.zeros(len(paths), np.bool_)
-    if by == "basename":
-        names = pc.replace_substring_regex(paths, r"^.*[/\\]", "")
-        found = pc.is_in(names, pa.array(sorted(set(map(base_name, excluded))), pa.string()))
-    else:
-        found = pc.is_in(normal_paths(paths), pa.array(sorted(set(map(normal_path, excluded))), pa.string()))
-    mask: Mask = found.to_numpy(zero_copy_only=False)
-    return mask
+
+    def __init__(self, excluded: Collection[str], by: str = "path") -> None:
+        self._by_name = by == "basename"
+        keys = map(base_name if self._by_name else normal_path, excluded)
+        self._keys = pa.array(sorted(set(keys)), pa.string())
+
+    def __call__(self, paths: pa.Array) -> Mask:
+        """Per path, whether it is excluded; `paths` are strings, without nulls."""
+        own = pc.replace_substring_regex(paths, r"^.*[/\\]", "") if self._by_name else normal_paths(paths)
+        mask: Mask = pc.is_in(own, self._keys).to_numpy(zero_copy_only=False)
+        return mask
 
 
 def read_excluded(path: str, column: str) -> list[str]:

@@ -23,9 +23,9 @@ from lookalike.tables.atomic import atomic_path, check_output
 from lookalike.tables.embedding_stream import EmbeddingStream, label_codes, read_embedding_table
 from lookalike.tables.embedding_table import EmbeddingTable, check_embedding_table
 from lookalike.tables.image_table import check_filepath
-from lookalike.tables.pair_table import SCHEMA, sibling, write_table
+from lookalike.tables.pair_table import SCHEMA, label_texts, sibling, write_table
 from lookalike.workflow.comparable import compare_encoders
-from lookalike.workflow.exclusion import barred
+from lookalike.workflow.exclusion import Barred
 from lookalike.workflow.floor import floor_files, nearest_target, write_floor
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def _excluded(source: EmbeddingStream, paths: Collection[str]) -> npt.NDArray[np
     """Per row of the pool, whether its path is excluded; None where none is."""
     if not paths:
         return None
-    return np.concatenate([barred(piece, paths) for piece in source.filepaths()])
+    return np.concatenate(list(map(Barred(paths), source.filepaths())))
 
 
 def _setting_warnings(
@@ -198,8 +198,8 @@ def _pairs(target: EmbeddingTable, source: EmbeddingStream, searched: Searched) 
     picked = source.pick(wanted, ("filepath", "label"))
     picked = check_filepath(picked, source.name) if len(wanted) else picked
     labels = (
-        pa.array(_texts(target.labels, len(target))),
-        pa.array(_texts(picked.column("label") if source.has_labels else None, len(wanted))),
+        label_texts(target.labels, len(target)),
+        label_texts(picked.column("label") if source.has_labels else None, len(wanted)),
     )
     left, right = pa.array(targets), pa.array(positions)
     columns = {
@@ -207,20 +207,13 @@ def _pairs(target: EmbeddingTable, source: EmbeddingStream, searched: Searched) 
         "source_row": pa.array(wanted).take(right),
         "target_filepath": target.filepaths.take(left),
         "source_filepath": picked.column("filepath").cast(pa.string()).combine_chunks().take(right),
-        "target_label": labels[0].cast(pa.string()).take(left),
-        "source_label": labels[1].cast(pa.string()).take(right),
+        "target_label": labels[0].take(left),
+        "source_label": labels[1].take(right),
         "rank": pa.array((places + 1).astype(np.int32)),
         "distance": pa.array(searched.neighbors.distances[targets, places]),
         "score": pa.nulls(len(targets), pa.float32()),  # nearest-neighbour selection gives no score
     }
     return pa.table(list(columns.values()), schema=pa.schema([SCHEMA.field(name) for name in columns]))
-
-
-def _texts(labels: pa.ChunkedArray | None, count: int) -> list[str | None]:
-    """Labels as Python's `str` writes them; None where there are none, or a row has none."""
-    if labels is None:
-        return [None] * count
-    return [None if label is None else str(label) for label in labels.to_pylist()]
 
 
 def _select(settings: NearestNeighborsConfig, pairs: pa.Table, both_have_labels: bool) -> Selection:
