@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from lookalike.neighbors.search import nearest_neighbors as nearest_neighbors
     from lookalike.workflow.mining import MiningResult as MiningResult
     from lookalike.workflow.mining import mine as mine
+    from lookalike.workflow.unique import UniqueResult as UniqueResult
+    from lookalike.workflow.unique import unique_neighbors as unique_neighbors
 
 _HOMES = {
     "lookalike.embedding.images": ("EmbeddingResult", "embed_images"),
@@ -51,6 +53,7 @@ _HOMES = {
     "lookalike.neighbors.base": ("Neighbors",),
     "lookalike.neighbors.search": ("nearest_neighbors",),
     "lookalike.workflow.mining": ("MiningResult", "mine"),
+    "lookalike.workflow.unique": ("UniqueResult", "unique_neighbors"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.cli.status import run_with_status
-from lookalike.config.schemas import MISSING, ImageEmbeddingsConfig, NearestNeighborsConfig, settings_of
+from lookalike.config.schemas import (
+    MISSING,
+    ImageEmbeddingsConfig,
+    NearestNeighborsConfig,
+    UniqueNeighborMatchingConfig,
+    settings_of,
+)
 from lookalike.errors import ConfigError
 
 
@@ -20,7 +26,7 @@ from lookalike.errors import ConfigError
 class Action:
     """One action of a category: its settings, and what it does with them."""
 
-    schema: type[ImageEmbeddingsConfig] | type[NearestNeighborsConfig]
+    schema: type[ImageEmbeddingsConfig] | type[NearestNeighborsConfig] | type[UniqueNeighborMatchingConfig]
     task: Callable[[Any], None]
 
 
@@ -66,14 +72,36 @@ def _nearest_neighbors(config: NearestNeighborsConfig) -> None:
     print(f"Pair table: {result.pairs_path}")
 
 
+def _unique_neighbor_matching(config: UniqueNeighborMatchingConfig) -> None:
+    """Match, and print what was written."""
+    from lookalike.workflow.unique import unique_neighbors
+
+    result = unique_neighbors(**asdict(config))
+    ours = result.summary["lookalike"]
+    print(f"Mined table saved to: {result.path}")
+    print(f"Rows: {result.retrieved}")
+    print(f"Columns: {list(result.columns)}")
+    print(f"Retrieved: {result.retrieved} of {config.desired_unique_count}, {result.summary['coverage_pct']:.2f} %")
+    greedy = f"; greedy: {ours['greedy_total_distance']:.6g}" if config.assignment == "optimal" else ""
+    print(f"Total distance: {ours['total_distance']:.6g}{greedy}")
+    print(f"Targets served: {ours['targets_served']} of {result.summary['target_queries']}")
+    print(f"Exact search: {result.certificate}")
+    print(f"Pair table: {result.pairs_path}")
+    print(f"Summary: {result.summary_path}")
+    print(f"Files: {len(result.files)} in {config.output_dir}")
+
+
 #: Every category with its actions.
 ACTIONS = {
     "embedding": {"image_embeddings": Action(ImageEmbeddingsConfig, _image_embeddings)},
-    "tmm": {"nearest_neighbors": Action(NearestNeighborsConfig, _nearest_neighbors)},
+    "tmm": {
+        "nearest_neighbors": Action(NearestNeighborsConfig, _nearest_neighbors),
+        "unique_neighbor_matching": Action(UniqueNeighborMatchingConfig, _unique_neighbor_matching),
+    },
 }
 
 #: Actions of the reference that are still to come.
-NOT_YET = {"embedding": ("text_embeddings",), "tmm": ("unique_neighbor_matching",)}
+NOT_YET = {"embedding": ("text_embeddings",)}
 
 
 def _dispatch(category: str, arguments: list[str]) -> None:

@@ -27,10 +27,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from lookalike.config.schemas import ImageEmbeddingsConfig, NearestNeighborsConfig
+from lookalike.config.schemas import ImageEmbeddingsConfig, NearestNeighborsConfig, UniqueNeighborMatchingConfig
 from lookalike.errors import ConfigError
 
-Schema = ImageEmbeddingsConfig | NearestNeighborsConfig
+Schema = ImageEmbeddingsConfig | NearestNeighborsConfig | UniqueNeighborMatchingConfig
 
 #: Hydra's own logging and folders are switched off: the commands log and write by themselves.
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
@@ -145,7 +145,7 @@ def _literal(word: str, schema: type[Schema]) -> str:
     if key.startswith(("hydra.", "hydra/")):
         return word
     _known(key, schema, where=f"override {word!r}")
-    string_keys = {f.name for f in fields(schema) if f.type == "str"}
+    string_keys = {f.name for f in fields(schema) if f.type in ("str", "str | None")}
     quoted = re.fullmatch(r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*\"""", value)
     if not has_value or key not in string_keys or quoted or value == "null":
         return word

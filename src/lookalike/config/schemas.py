@@ -20,6 +20,7 @@ MISSING: Any = "???"
 #: The least `memory_limit` of a search, in bytes: below, blocks would be too small to be fast.
 LEAST_MEMORY = 128 << 20
 METRICS = ("cosine", "euclidean", "manhattan")
+DETECTION_FORMATS = ("coco", "kitti")
 MODELS = ("CLIP", "SigLIP", "timm")
 SCORINGS = ("auto", "nearest", "density_ratio", "lda")
 #: A shard is held in memory, and Arrow counts the values of a list column in 31 bits.
@@ -148,6 +149,11 @@ class NearestNeighborsConfig:
     distance_threshold: float = setting(
         -1.0, "keep pairs with distance <= threshold; a negative value switches this off, 0 does not"
     )
+    min_similarity: float = setting(
+        -1.0,
+        "keep mined images whose best cosine to any target is at least this, -1 to 1; also writes mined_raw.parquet, "
+        "mined_candidates.parquet and knn_summary.csv; -1: off",
+    )
     within_label: bool = setting(False, "search among the pool images of a target's label only, so that topn come back")
     device: str = setting("auto", "where to search: auto (the processor), cpu, cuda, cuda:1, several with commas")
     memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
@@ -159,11 +165,97 @@ class NearestNeighborsConfig:
         at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
         if self.distance_threshold != self.distance_threshold:
             raise ConfigError("distance_threshold is not a number (NaN)", hint="give a number, or leave it out")
+        if not -1 <= self.min_similarity <= 1:  # also refuses NaN
+            raise ConfigError(f"min_similarity={self.min_similarity} is not possible", hint="a cosine is -1 to 1")
+
+    @property
+    def has_floor(self) -> bool:
+        """Whether `min_similarity` can drop anything."""
+        return self.min_similarity > -1
 
     @property
     def filters_by_label(self) -> bool:
         """Whether `filter_by_label` holds one of the words that switch it on."""
         return self.filter_by_label.strip().lower() in TRUE_WORDS
+
+
+@dataclass
+class UniqueNeighborMatchingConfig:
+    """Mine a wanted number of pool images: each goes to one target at most, and the targets share them evenly."""
+
+    source_path: str = setting(MISSING, "the pool: an embedding table (or a folder of them)")
+    target_path: str = setting(MISSING, "the targets: an embedding table (or a folder of them)")
+    output_dir: str = setting(MISSING, "the folder for everything that is written; made where it is missing")
+    desired_unique_count: int = setting(MISSING, "how many pool images are wanted")
+    allocation_policy: str = setting(
+        "global",
+        "global: all targets choose from the whole pool; class_stratified: the targets of each rare class choose from "
+        "the pool images of that class, and each class has the share that it has among the targets",
+    )
+    distance_metric: str = setting("euclidean", "euclidean, cosine or manhattan, of vectors of length 1")
+    candidate_expansion_factor: int = setting(
+        5, "candidates that a target is offered for each image that it may take, in the first pass; the i-th: i times"
+    )
+    source_embedding_column: str = setting("embedding", "embedding column of the pool")
+    target_embedding_column: str = setting("embedding", "embedding column of the targets")
+    source_filepath_column: str = setting("filepath", "column of the paths of the pool, and of the final table")
+    target_filepath_column: str = setting("filepath", "column of the paths of the targets")
+    exclude_path: str | None = setting(
+        None,
+        "images that are not wanted: an image table, a folder of them, the output_dir of an earlier run, or a "
+        "mining_history.json",
+    )
+    source_detection_file: str | None = setting(None, "annotations of the pool: a COCO file or a KITTI folder")
+    target_detection_file: str | None = setting(None, "annotations of the targets: a COCO file or a KITTI folder")
+    detection_format: str | None = setting(None, "coco or kitti; needed where there are annotations")
+    rare_class_list: str = setting("", "the rare classes, with commas between them; needed for class_stratified")
+    save_embeddings: bool = setting(
+        False, "true: the tables of the passes have the vectors, and the result gets an embedding table of its own"
+    )
+    visualize: bool = setting(False, "true: contact sheets of the targets and their images, as PNG")
+    exclude_by: str = setting(
+        "path", "path: an image is excluded by its path; basename: by its file name, in any folder, as the reference"
+    )
+    assignment: str = setting(
+        "greedy", "greedy: the targets choose in turn, as the reference; optimal: the least total distance of all ways"
+    )
+    device: str = setting("auto", "where to search: auto (the processor), cpu, cuda, cuda:1, several with commas")
+    memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
+
+    def validate(self) -> None:
+        """Refuse what cannot be right, before any work starts."""
+        one_of("allocation_policy", self.allocation_policy, ("global", "class_stratified"))
+        one_of("distance_metric", self.distance_metric, METRICS)
+        one_of("exclude_by", self.exclude_by, ("path", "basename"))
+        one_of("assignment", self.assignment, ("greedy", "optimal"))
+        at_least("desired_unique_count", self.desired_unique_count, 1)
+        at_least("candidate_expansion_factor", self.candidate_expansion_factor, 1)
+        at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
+        if self.detection_format:
+            one_of("detection_format", self.detection_format, DETECTION_FORMATS)
+        stratified = self.allocation_policy == "class_stratified"
+        if stratified and not self.rare_classes:
+            raise ConfigError(
+                "rare_class_list is required with allocation_policy=class_stratified",
+                hint="name the classes with commas between them: rare_class_list=person,bicycle",
+            )
+        for side in ("source", "target") if stratified else ():
+            if not getattr(self, f"{side}_detection_file"):
+                raise ConfigError(
+                    f"{side}_detection_file is required with allocation_policy=class_stratified",
+                    hint="give a COCO file, or a folder of KITTI labels",
+                )
+        if (self.source_detection_file or self.target_detection_file) and not self.detection_format:
+            raise ConfigError(
+                "detection_format is required where there is a detection file; it is never inferred",
+                hint=f"use one of: {', '.join(DETECTION_FORMATS)}",
+            )
+
+    @property
+    def rare_classes(self) -> tuple[str, ...]:
+        """The rare classes, lower-cased, each once, in the order given."""
+        names = (name.strip().lower() for name in self.rare_class_list.split(","))
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclass

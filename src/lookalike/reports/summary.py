@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookalike.config.schemas import NearestNeighborsConfig
+
 
 @dataclass(frozen=True)
 class MiningCounts:
@@ -24,6 +26,10 @@ class MiningCounts:
         Pairs whose source was kept for an earlier pair.
     unique:
         Rows of the mined table.
+    under_similarity:
+        Unique sources that the cosine floor dropped, or None where it did not run.
+    excluded:
+        Rows of the pool that were not searched, because their paths are excluded; None where none could be.
     """
 
     targets: int
@@ -33,6 +39,8 @@ class MiningCounts:
     over_distance: int | None
     duplicates: int
     unique: int
+    under_similarity: int | None = None
+    excluded: int | None = None
 
     @property
     def after_labels(self) -> int:
@@ -44,9 +52,19 @@ class MiningCounts:
         """Pairs left after both filters."""
         return self.after_labels - (self.over_distance or 0)
 
+    @property
+    def raw(self) -> int:
+        """Unique sources before the cosine floor."""
+        return self.unique + (self.under_similarity or 0)
+
 
 def mining_summary(
-    counts: MiningCounts, output: Path, distance_threshold: float, certificate: str, warnings: tuple[str, ...]
+    counts: MiningCounts,
+    output: Path,
+    distance_threshold: float,
+    certificate: str,
+    warnings: tuple[str, ...],
+    min_similarity: float = NearestNeighborsConfig.min_similarity,
 ) -> str:
     """The text of `mining_summary.txt`.
 
@@ -58,6 +76,8 @@ def mining_summary(
         f"Similar items per query: {counts.topn}",
         f"Total pairs: {counts.pairs}",
     ]
+    if counts.excluded is not None:
+        lines.append(f"Excluded from the pool: {counts.excluded} rows")
     if counts.label_mismatches is not None:
         lines.append(
             f"After label mismatch filtering: kept {counts.after_labels}/{counts.pairs} pairs, "
@@ -71,6 +91,13 @@ def mining_summary(
     lines += [
         f"Total candidates: {counts.candidates}",
         f"Duplicates removed: {counts.duplicates}",
+    ]
+    if counts.under_similarity is not None:
+        lines.append(
+            f"After similarity filtering: kept {counts.unique}/{counts.raw} items, "
+            f"dropped {counts.under_similarity} below cosine {min_similarity:.4f}"
+        )
+    lines += [
         f"Unique items saved: {counts.unique}",
         f"Results saved to: {output}",
         f"Exact search: {certificate}",

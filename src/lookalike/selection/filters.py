@@ -1,12 +1,13 @@
 """What becomes of each pair: kept, or dropped by exactly one rule.
 
 The order of the rules is the drop-in contract's (section 3): pairs are walked target by target, nearest first;
-the label filter, then the distance filter, then the first occurrence of every source path.
+the label filter, then the distance filter, then the first occurrence of every source path. What is left are the
+mined sources; the cosine floor (section 7) acts on them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -22,6 +23,7 @@ class Outcome(StrEnum):
     LABEL_MISMATCH = "label_mismatch"
     OVER_DISTANCE = "over_distance"
     DUPLICATE = "duplicate"
+    UNDER_SIMILARITY = "under_similarity"
     OVER_BUDGET = "over_budget"
     OVER_TARGET_LIMIT = "over_target_limit"
     OVER_LABEL_LIMIT = "over_label_limit"
@@ -94,3 +96,22 @@ def select_pairs(
     repeated[first] = False
     outcomes[living[repeated]] = OUTCOMES.index(Outcome.DUPLICATE)
     return Selection(outcomes, same_label is not None, distance_filter)
+
+
+def apply_floor(selection: Selection, distances: npt.NDArray[np.float32], min_similarity: float) -> Selection:
+    """Drop mined sources that are like no target.
+
+    Parameters
+    ----------
+    selection:
+        What the other rules decided.
+    distances:
+        Per kept pair, the cosine distance of its source to the target that is nearest to it, of all targets.
+    min_similarity:
+        The least cosine that stays.
+    """
+    # In float32, as distances are: a floor of 0.9 keeps a distance that prints as 0.1.
+    under = distances > np.float32(1 - min_similarity)
+    outcomes = selection.outcomes.copy()
+    outcomes[np.flatnonzero(selection.kept)[under]] = OUTCOMES.index(Outcome.UNDER_SIMILARITY)
+    return replace(selection, outcomes=outcomes)

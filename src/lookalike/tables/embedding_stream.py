@@ -57,6 +57,8 @@ class EmbeddingStream:
         A parquet file, or a folder of parquet files, read in the order of their names.
     column:
         The embedding column.
+    filepath_column:
+        The column of the paths; whatever its name, it is read as `filepath`.
 
     Raises
     ------
@@ -77,10 +79,10 @@ class EmbeddingStream:
         Whether there is a column `label`.
     """
 
-    def __init__(self, path: str, column: str) -> None:
+    def __init__(self, path: str, column: str, filepath_column: str = "filepath") -> None:
         self._parts = Parts.open(path)
         self._parts.require(column)
-        self._column = column
+        self._column, self._filepath = column, filepath_column
         self.name, self.identity_json = path, self._parts.identity_json
         self.has_labels = any("label" in schema.names for schema in self._parts.schemas)
         kinds = [schema.field(column).type for schema in self._parts.schemas]
@@ -89,7 +91,7 @@ class EmbeddingStream:
         # Tables of doubles keep their precision: the search is exact in what the table says.
         wide = any(kind.value_type.bit_width > 32 for kind in kinds)
         self.dtype: type[np.float32] | type[np.float64] = np.float64 if wide else np.float32
-        self._types = _common_types(self._parts, ("filepath", "label"))
+        self._types = _common_types(self._parts, (filepath_column, "label"))
         self.rows = sum(pq.read_metadata(file).num_rows for file in self._parts.files)
         if not self.rows:
             raise TableError("has no rows", where=path, hint="check how the table was made")
@@ -115,24 +117,32 @@ class EmbeddingStream:
 
     def check_filepaths(self) -> None:
         """Refuse a column `filepath` that is missing or has nulls."""
-        self._parts.require("filepath")
+        self._parts.require(self._filepath)
         first, count = 0, 0
         rows: list[int] = []
-        for batch in self._batches(("filepath",), _READ_ROWS):
+        for batch in self._batches((self._filepath,), _READ_ROWS):
             missing = np.flatnonzero(~batch.column(0).is_valid().to_numpy(zero_copy_only=False))
             count += len(missing)
             rows += (first + missing[: _SHOWN - len(rows)]).tolist()
             if batch.num_rows and not count:
-                check_filepath(pa.Table.from_batches([batch]), self.name)
+                check_filepath(self._plain(pa.Table.from_batches([batch])), self.name)
             first += batch.num_rows
         if count:
             raise null_filepaths(count, rows, self.name)
 
+    def filepaths(self) -> Iterator[pa.Array]:
+        """The paths of all rows, piece by piece."""
+        self._parts.require(self._filepath)
+        for batch in self._batches((self._filepath,), _READ_ROWS):
+            if batch.num_rows:
+                column = check_filepath(self._plain(pa.Table.from_batches([batch])), self.name).column("filepath")
+                yield column.combine_chunks()
+
     def read_scalars(self) -> pa.Table:
         """The columns `filepath` and, where there is one, `label`, of all rows."""
-        self._parts.require("filepath")
+        self._parts.require(self._filepath)
         try:
-            return check_filepath(self._parts.read(("filepath", "label")), self.name)
+            return check_filepath(self._plain(self._parts.read((self._filepath, "label"))), self.name)
         except (pa.ArrowInvalid, OSError) as error:
             raise self._damaged(error) from error
 
@@ -144,8 +154,9 @@ class EmbeddingStream:
         rows:
             Ascending and distinct.
         columns:
-            Their names.
+            Their names; `filepath` is the column of the paths.
         """
+        columns = tuple(self._filepath if name == "filepath" else name for name in columns)
         there = tuple(name for name in columns if any(name in schema.names for schema in self._parts.schemas))
         picked, first = [], 0
         for batch in self._batches(there, _READ_ROWS):
@@ -155,7 +166,28 @@ class EmbeddingStream:
             first += batch.num_rows
         if not picked:
             picked = [pa.table({name: pa.array([], self._types[name]) for name in there})]
-        return pa.concat_tables(picked)
+        return self._plain(pa.concat_tables(picked))
+
+    def vectors(self, rows: npt.NDArray[np.int64]) -> Matrix:
+        """Read the vectors of some rows, which fit in memory.
+
+        Parameters
+        ----------
+        rows:
+            Ascending and distinct.
+        """
+        builder, first = MatrixBuilder(len(rows), self.dtype, self._where, 0, self.dimension), 0
+        for batch in self._batches((self._column,), _READ_ROWS):
+            begin, end = np.searchsorted(rows, (first, first + batch.num_rows))
+            if end > begin:
+                builder.add(batch.column(0).take(pa.array(rows[begin:end] - first)))
+            first += batch.num_rows
+        assert builder.matrix is not None
+        return builder.matrix
+
+    def _plain(self, table: pa.Table) -> pa.Table:
+        """The table with its column of paths under the name `filepath`."""
+        return table.rename_columns(["filepath" if name == self._filepath else name for name in table.column_names])
 
     def _chunks(self, size: int, with_labels: bool) -> Iterator[Chunk]:
         columns = (self._column, "label") if with_labels else (self._column,)
@@ -221,12 +253,12 @@ def _common_types(parts: Parts, columns: tuple[str, ...]) -> dict[str, pa.DataTy
     return types
 
 
-def read_embedding_table(path: str, column: str) -> EmbeddingTable:
+def read_embedding_table(path: str, column: str, filepath_column: str = "filepath") -> EmbeddingTable:
     """Read the parts of an embedding table that a search needs.
 
     Parameters
     ----------
-    path, column:
+    path, column, filepath_column:
         As of `EmbeddingStream`.
 
     Raises
@@ -236,7 +268,7 @@ def read_embedding_table(path: str, column: str) -> EmbeddingTable:
     VectorError
         When the column holds anything but finite vectors of one length.
     """
-    stream = EmbeddingStream(path, column)
+    stream = EmbeddingStream(path, column, filepath_column)
     scalars = stream.read_scalars()
     (chunk,) = stream.chunks(stream.rows)
     return EmbeddingTable(

@@ -33,6 +33,13 @@ def sibling(path: Path, suffix: str) -> Path:
     return path.with_name(f"{path.stem}{suffix}.parquet")
 
 
+def label_texts(labels: pa.Array | pa.ChunkedArray | None, count: int) -> pa.Array:
+    """Labels as Python's `str` writes them; null where there are none, or a row has none."""
+    if labels is None:
+        return pa.nulls(count, pa.string())
+    return pa.array([None if label is None else str(label) for label in labels.to_pylist()], pa.string())
+
+
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a table as parquet, whole or not at all."""
     with atomic_path(path) as temporary:

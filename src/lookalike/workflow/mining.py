@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.config.schemas import FALSE_WORDS, TRUE_WORDS, NearestNeighborsConfig
-from lookalike.encoders.identity import EncoderIdentity, differences, side_by_side
-from lookalike.errors import EncoderMismatch, VectorError
+from lookalike.errors import TableError
 from lookalike.neighbors.certificate import Certificate
 from lookalike.neighbors.search import Search, Searched, search
 from lookalike.neighbors.sides import open_side
 from lookalike.reports.summary import MiningCounts, mining_summary
-from lookalike.selection.filters import OUTCOMES, Outcome, Selection, select_pairs
+from lookalike.selection.filters import OUTCOMES, Outcome, Selection, apply_floor, select_pairs
 from lookalike.tables.atomic import atomic_path, check_output
 from lookalike.tables.embedding_stream import EmbeddingStream, label_codes, read_embedding_table
 from lookalike.tables.embedding_table import EmbeddingTable, check_embedding_table
 from lookalike.tables.image_table import check_filepath
-from lookalike.tables.pair_table import SCHEMA, sibling, write_table
+from lookalike.tables.pair_table import SCHEMA, label_texts, sibling, write_table
+from lookalike.workflow.comparable import compare_encoders
+from lookalike.workflow.exclusion import Barred
+from lookalike.workflow.floor import floor_files, nearest_target, write_floor
 
 log = logging.getLogger(__name__)
 _Config = NearestNeighborsConfig
@@ -75,14 +77,17 @@ def mine(
     target_embed_column_name: str = _Config.target_embed_column_name,
     filter_by_label: str | bool = _Config.filter_by_label,
     distance_threshold: float = _Config.distance_threshold,
+    min_similarity: float = _Config.min_similarity,
     within_label: bool = _Config.within_label,
     device: str = _Config.device,
     memory_limit: int = _Config.memory_limit,
+    exclude_paths: Collection[str] = (),
 ) -> MiningResult:
     """Find for every target its nearest pool images, and write the unique ones.
 
     Writes three files: the mined table, beside it the pair table (`<stem>_pairs.parquet`) and
-    `mining_summary.txt`. The pool is read part by part and may be larger than memory.
+    `mining_summary.txt`; with `min_similarity` also `mined_raw.parquet`, `mined_candidates.parquet` and
+    `knn_summary.csv`. The pool is read part by part and may be larger than memory.
 
     Parameters
     ----------
@@ -92,6 +97,9 @@ def mine(
         The mined table to write.
     topn, knn_metric, and every setting after them:
         As in `NearestNeighborsConfig`, which holds the defaults.
+    exclude_paths:
+        Pool images that are not wanted, by their paths (two spellings of a path are one): they are left out of the
+        search, so that every target still gets `topn` others.
 
     Raises
     ------
@@ -106,26 +114,34 @@ def mine(
     """
     settings = NearestNeighborsConfig(
         str(source_parquet), str(target_parquet), str(output_parquet), topn, knn_metric,
-        source_embed_column_name, target_embed_column_name, str(filter_by_label), distance_threshold, within_label,
-        device, memory_limit,
+        source_embed_column_name, target_embed_column_name, str(filter_by_label), distance_threshold, min_similarity,
+        within_label, device, memory_limit,
     )  # fmt: skip
     settings.validate()
     output = Path(output_parquet)
-    for written in (output, *_beside(output)):
+    beside = (*_beside(output), *(floor_files(output) if settings.has_floor else ()))
+    if output in beside and output.name != "mined_candidates.parquet":
+        raise TableError("is the name of another file of this run", where=str(output), hint="choose another name")
+    for written in (output, *beside):
         check_output(written, inputs=(settings.source_parquet, settings.target_parquet))
     check_embedding_table(settings.source_parquet, source_embed_column_name)
     target = read_embedding_table(settings.target_parquet, target_embed_column_name)
     source = EmbeddingStream(settings.source_parquet, source_embed_column_name)
     source.check_filepaths()
     columns = (target_embed_column_name, source_embed_column_name)
-    warnings = [*_compare_encoders(target, source, columns), *_setting_warnings(settings, target, source)]
+    excluded = _excluded(source, exclude_paths)
+    left = source.rows - (0 if excluded is None else int(excluded.sum()))
+    warnings = [*compare_encoders(target, source, columns), *_setting_warnings(settings, target, source, left)]
 
-    wanted = Search(topn, knn_metric, within_label, None, device, memory_limit, certified=True)
+    wanted = Search(min(topn, max(left, 1)), knn_metric, within_label, excluded, device, memory_limit, certified=True)
     searched = search(open_side(target, "target", target_embed_column_name), source, wanted)
     warnings += _result_warnings(settings, (target.name, source.name), searched)
     pairs = _pairs(target, source, searched)
     selection = _select(settings, pairs, target.labels is not None and source.has_labels)
-    return _write(output, settings, searched, selection, pairs, tuple(warnings))
+    if settings.has_floor:
+        rows = pairs.column("source_row").to_numpy()[selection.kept]
+        selection = apply_floor(selection, nearest_target(source, rows, target, device, memory_limit), min_similarity)
+    return _write(output, settings, searched, selection, pairs, excluded, tuple(warnings))
 
 
 def _beside(output: Path) -> tuple[Path, Path]:
@@ -133,41 +149,22 @@ def _beside(output: Path) -> tuple[Path, Path]:
     return sibling(output, "_pairs"), output.with_name("mining_summary.txt")
 
 
-def _compare_encoders(target: EmbeddingTable, source: EmbeddingStream, columns: tuple[str, str]) -> Iterator[str]:
-    """Refuse tables of different encoders; yield a warning where their likeness cannot be known."""
-    sides = ((target.identity_json, target.name), (source.identity_json, source.name))
-    identities = [EncoderIdentity.from_json(text, name) if text else None for text, name in sides]
-    one, two = identities
-    if one is not None and two is not None:
-        model, numerics = differences(one, two)
-        if model:
-            table = side_by_side(one, two, (target.name, source.name))
-            raise EncoderMismatch(
-                f"the two tables were written by different encoders; they differ in {', '.join(model)}:\n{table}",
-                hint="run `embedding image_embeddings` again for one of them, with the other's model and model_path",
-            )
-        if numerics:
-            yield f"the two tables were computed with different {', '.join(numerics)}: distances differ by rounding"
-    else:
-        unknown = [name for text, name in sides if not text]
-        yield (
-            f"no encoder identity in {' and '.join(unknown)}: made elsewhere, so that both sides were written by "
-            "the same encoder is not checked"
-        )
-    if target.vectors.shape[1] != source.dimension:
-        raise VectorError(
-            f"targets have {target.vectors.shape[1]} dimensions ({target.name}, column {columns[0]!r}), "
-            f"the pool has {source.dimension} ({source.name}, column {columns[1]!r})",
-            hint="embed both with the same model and model_path",
-        )
+def _excluded(source: EmbeddingStream, paths: Collection[str]) -> npt.NDArray[np.bool_] | None:
+    """Per row of the pool, whether its path is excluded; None where none is."""
+    if not paths:
+        return None
+    return np.concatenate(list(map(Barred(paths), source.filepaths())))
 
 
 def _setting_warnings(
-    settings: NearestNeighborsConfig, target: EmbeddingTable, source: EmbeddingStream
+    settings: NearestNeighborsConfig, target: EmbeddingTable, source: EmbeddingStream, left: int
 ) -> Iterator[str]:
-    """What in the settings makes the result mean something else than it seems."""
-    if settings.topn > source.rows:
-        yield f"topn={settings.topn} is more than the pool has: clamped to {source.rows}"
+    """What in the settings makes the result mean something else than it seems; `left` rows may be searched."""
+    if not left:
+        yield "every row of the pool is excluded: nothing is mined"
+    elif settings.topn > left:
+        has = "the pool has" if left == source.rows else "is left of the pool after exclusion"
+        yield f"topn={settings.topn} is more than {has}: clamped to {left}"
     threshold = settings.distance_threshold
     if settings.knn_metric == "cosine" and threshold > _LARGEST_COSINE:
         yield f"distance_threshold={threshold} is over 2.0, the largest cosine distance: it drops nothing"
@@ -189,7 +186,7 @@ def _result_warnings(settings: NearestNeighborsConfig, names: tuple[str, str], s
             if zeros:
                 yield f"{zeros} zero vectors in the {side} table: their cosine distance is 1 to everything"
     short = int((searched.neighbors.rows < 0).any(axis=1).sum())
-    if short:
+    if short and settings.within_label:
         yield f"within_label: {short} targets have fewer than {searched.neighbors.rows.shape[1]} sources of their label"
 
 
@@ -201,8 +198,8 @@ def _pairs(target: EmbeddingTable, source: EmbeddingStream, searched: Searched) 
     picked = source.pick(wanted, ("filepath", "label"))
     picked = check_filepath(picked, source.name) if len(wanted) else picked
     labels = (
-        pa.array(_texts(target.labels, len(target))),
-        pa.array(_texts(picked.column("label") if source.has_labels else None, len(wanted))),
+        label_texts(target.labels, len(target)),
+        label_texts(picked.column("label") if source.has_labels else None, len(wanted)),
     )
     left, right = pa.array(targets), pa.array(positions)
     columns = {
@@ -210,20 +207,13 @@ def _pairs(target: EmbeddingTable, source: EmbeddingStream, searched: Searched) 
         "source_row": pa.array(wanted).take(right),
         "target_filepath": target.filepaths.take(left),
         "source_filepath": picked.column("filepath").cast(pa.string()).combine_chunks().take(right),
-        "target_label": labels[0].cast(pa.string()).take(left),
-        "source_label": labels[1].cast(pa.string()).take(right),
+        "target_label": labels[0].take(left),
+        "source_label": labels[1].take(right),
         "rank": pa.array((places + 1).astype(np.int32)),
         "distance": pa.array(searched.neighbors.distances[targets, places]),
         "score": pa.nulls(len(targets), pa.float32()),  # nearest-neighbour selection gives no score
     }
     return pa.table(list(columns.values()), schema=pa.schema([SCHEMA.field(name) for name in columns]))
-
-
-def _texts(labels: pa.ChunkedArray | None, count: int) -> list[str | None]:
-    """Labels as Python's `str` writes them; None where there are none, or a row has none."""
-    if labels is None:
-        return [None] * count
-    return [None if label is None else str(label) for label in labels.to_pylist()]
 
 
 def _select(settings: NearestNeighborsConfig, pairs: pa.Table, both_have_labels: bool) -> Selection:
@@ -251,6 +241,7 @@ def _write(
     searched: Searched,
     selection: Selection,
     pairs: pa.Table,
+    excluded: npt.NDArray[np.bool_] | None,
     warnings: tuple[str, ...],
 ) -> MiningResult:
     """Write the pair table, the summary and, last, the mined table."""
@@ -258,8 +249,7 @@ def _write(
         pa.array(selection.outcomes), pa.array([str(outcome) for outcome in OUTCOMES])
     )
     pairs = pairs.append_column(SCHEMA.field("outcome"), outcome)
-    kept: npt.NDArray[np.bool_] = selection.kept
-    mined = pa.table({"filepath": pc.filter(pairs.column("source_filepath"), pa.array(kept))})
+    mined = _files(pairs, selection.kept)
     targets, topn = searched.neighbors.rows.shape
     counts = MiningCounts(
         targets=targets,
@@ -269,14 +259,26 @@ def _write(
         over_distance=selection.count(Outcome.OVER_DISTANCE) if selection.distance_filter else None,
         duplicates=selection.count(Outcome.DUPLICATE),
         unique=mined.num_rows,
+        under_similarity=selection.count(Outcome.UNDER_SIMILARITY) if settings.has_floor else None,
+        excluded=None if excluded is None else int(excluded.sum()),
     )
     certificate = searched.certificate
-    summary = mining_summary(counts, output, settings.distance_threshold, str(certificate), warnings)
+    summary = mining_summary(
+        counts, output, settings.distance_threshold, str(certificate), warnings, settings.min_similarity
+    )
     pairs_path, summary_path = _beside(output)
     write_table(pairs, pairs_path)
     with atomic_path(summary_path) as temporary:
         temporary.write_text(summary, encoding="utf-8")
+    if settings.has_floor:
+        raw = selection.kept | (selection.outcomes == OUTCOMES.index(Outcome.UNDER_SIMILARITY))
+        write_floor(output, _files(pairs, raw), mined, settings.min_similarity)
     write_table(mined, output)
     for warning in warnings:
         log.warning(warning)
     return MiningResult(output, pairs_path, summary_path, summary, counts, certificate, warnings)
+
+
+def _files(pairs: pa.Table, which: npt.NDArray[np.bool_]) -> pa.Table:
+    """The pool images of some pairs as a mined table."""
+    return pa.table({"filepath": pc.filter(pairs.column("source_filepath"), pa.array(which))})

@@ -1,0 +1,55 @@
+"""Paths as identities: the same file under two spellings is one image."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+#: A path that is not its own normal form matches this; all others need not be looked at one by one.
+_ODD = r"\\|//|(^|/)\.\.?(/|$)|./$|^$"
+
+
+def normal_path(path: str) -> str:
+    r"""The POSIX-normalised path: slashes for backslashes, without ``.``, ``..`` and doubled slashes.
+
+    >>> normal_path(r"images\board/./a.png")
+    'images/board/a.png'
+    >>> normal_path("s3://bucket/b//a.png")
+    's3://bucket/b/a.png'
+    """
+    scheme, mark, rest = path.partition("://")
+    if mark and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return f"{scheme}://{posixpath.normpath(rest)}"
+    return posixpath.normpath(path.replace("\\", "/"))
+
+
+def normal_paths(paths: pa.Array) -> pa.Array:
+    """The same for a whole column; only paths that need it are touched.
+
+    Parameters
+    ----------
+    paths:
+        Strings, without nulls.
+    """
+    odd = pc.match_substring_regex(paths, _ODD)
+    if not pc.any(odd).as_py():
+        return paths
+    changed = [normal_path(path) for path in paths.filter(odd).to_pylist()]
+    return pc.replace_with_mask(paths, odd, pa.array(changed, pa.string()))
+
+
+def base_name(path: str) -> str:
+    """The last part of a path, of either kind of slash."""
+    return posixpath.basename(path.replace("\\", "/"))
+
+
+def distinct(paths: Iterable[str]) -> list[str]:
+    """The paths that are different files, in order, each in its first spelling."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        seen.setdefault(normal_path(path), path)
+    return list(seen.values())
