@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from lookalike.neighbors.search import nearest_neighbors as nearest_neighbors
     from lookalike.workflow.mining import MiningResult as MiningResult
     from lookalike.workflow.mining import mine as mine
+    from lookalike.workflow.run import RunResult as RunResult
+    from lookalike.workflow.run import resume_run as resume_run
+    from lookalike.workflow.run import run as run
 
 _HOMES = {
     "lookalike.embedding.images": ("EmbeddingResult", "embed_images"),
@@ -51,6 +54,7 @@ _HOMES = {
     "lookalike.neighbors.base": ("Neighbors",),
     "lookalike.neighbors.search": ("nearest_neighbors",),
     "lookalike.workflow.mining": ("MiningResult", "mine"),
+    "lookalike.workflow.run": ("RunResult", "resume_run", "run"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

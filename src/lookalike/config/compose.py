@@ -16,7 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from lookalike.config.schemas import ImageEmbeddingsConfig, NearestNeighborsConfig
+from lookalike.config.schemas import ImageEmbeddingsConfig, NearestNeighborsConfig, RunConfig
 from lookalike.errors import ConfigError
 
-Schema = ImageEmbeddingsConfig | NearestNeighborsConfig
+Schema = ImageEmbeddingsConfig | NearestNeighborsConfig | RunConfig
 
 #: Hydra's own logging and folders are switched off: the commands log and write by themselves.
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
@@ -97,6 +97,29 @@ def run(schema: type[Schema], line: CommandLine, task: Callable[[Any], None]) ->
             raise ConfigError(_reason(error), hint="see --help for the keys, their types and defaults") from error
     if failures:
         raise failures[0]
+
+
+def spec_text(settings: Schema) -> str:
+    """Settings as the YAML of a spec file, which composes to the same values again.
+
+    What OmegaConf would take for an interpolation in a path is only text here.
+    """
+    values = {
+        key: re.sub(r"(\\*)\$\{", lambda found: found.group(1) * 2 + "\\${", value) if isinstance(value, str) else value
+        for key, value in asdict(settings).items()
+    }
+    return OmegaConf.to_yaml(OmegaConf.create(values))
+
+
+def read_spec(schema: type[Schema], spec: Path) -> Any:
+    """The settings of a spec file as an instance of `schema`.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be read, or a key is unknown, missing or of the wrong type.
+    """
+    return _instance(_merge_spec(OmegaConf.structured(schema), spec, schema))
 
 
 def _refuse_multirun(line: CommandLine) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,23 +109,41 @@ def mine(
         source_embed_column_name, target_embed_column_name, str(filter_by_label), distance_threshold, within_label,
         device, memory_limit,
     )  # fmt: skip
+    return mine_with(settings)
+
+
+def mine_with(settings: NearestNeighborsConfig, notes: Sequence[str] = ()) -> MiningResult:
+    """Do what `mine` does.
+
+    Parameters
+    ----------
+    settings:
+        As `mine` takes them.
+    notes:
+        What is known already to change the meaning of the result, and was said: the first warnings of the summary.
+    """
     settings.validate()
-    output = Path(output_parquet)
+    output = Path(settings.output_parquet)
     for written in (output, *_beside(output)):
         check_output(written, inputs=(settings.source_parquet, settings.target_parquet))
-    check_embedding_table(settings.source_parquet, source_embed_column_name)
-    target = read_embedding_table(settings.target_parquet, target_embed_column_name)
-    source = EmbeddingStream(settings.source_parquet, source_embed_column_name)
+    columns = (settings.target_embed_column_name, settings.source_embed_column_name)
+    check_embedding_table(settings.source_parquet, columns[1])
+    target = read_embedding_table(settings.target_parquet, columns[0])
+    source = EmbeddingStream(settings.source_parquet, columns[1])
     source.check_filepaths()
-    columns = (target_embed_column_name, source_embed_column_name)
     warnings = [*_compare_encoders(target, source, columns), *_setting_warnings(settings, target, source)]
 
-    wanted = Search(topn, knn_metric, within_label, None, device, memory_limit, certified=True)
-    searched = search(open_side(target, "target", target_embed_column_name), source, wanted)
+    wanted = Search(
+        settings.topn, settings.knn_metric, settings.within_label, None, settings.device, settings.memory_limit,
+        certified=True,
+    )  # fmt: skip
+    searched = search(open_side(target, "target", columns[0]), source, wanted)
     warnings += _result_warnings(settings, (target.name, source.name), searched)
     pairs = _pairs(target, source, searched)
     selection = _select(settings, pairs, target.labels is not None and source.has_labels)
-    return _write(output, settings, searched, selection, pairs, tuple(warnings))
+    for warning in warnings:
+        log.warning(warning)
+    return _write(output, settings, searched, selection, pairs, (*notes, *warnings))
 
 
 def _beside(output: Path) -> tuple[Path, Path]:
@@ -136,30 +154,34 @@ def _beside(output: Path) -> tuple[Path, Path]:
 def _compare_encoders(target: EmbeddingTable, source: EmbeddingStream, columns: tuple[str, str]) -> Iterator[str]:
     """Refuse tables of different encoders; yield a warning where their likeness cannot be known."""
     sides = ((target.identity_json, target.name), (source.identity_json, source.name))
-    identities = [EncoderIdentity.from_json(text, name) if text else None for text, name in sides]
-    one, two = identities
-    if one is not None and two is not None:
-        model, numerics = differences(one, two)
-        if model:
-            table = side_by_side(one, two, (target.name, source.name))
-            raise EncoderMismatch(
-                f"the two tables were written by different encoders; they differ in {', '.join(model)}:\n{table}",
-                hint="run `embedding image_embeddings` again for one of them, with the other's model and model_path",
-            )
-        if numerics:
-            yield f"the two tables were computed with different {', '.join(numerics)}: distances differ by rounding"
-    else:
-        unknown = [name for text, name in sides if not text]
-        yield (
-            f"no encoder identity in {' and '.join(unknown)}: made elsewhere, so that both sides were written by "
-            "the same encoder is not checked"
-        )
+    one, two = (EncoderIdentity.from_json(text, name) if text else None for text, name in sides)
+    yield from compare_encoders(one, two, (target.name, source.name))
     if target.vectors.shape[1] != source.dimension:
         raise VectorError(
             f"targets have {target.vectors.shape[1]} dimensions ({target.name}, column {columns[0]!r}), "
             f"the pool has {source.dimension} ({source.name}, column {columns[1]!r})",
             hint="embed both with the same model and model_path",
         )
+
+
+def compare_encoders(one: EncoderIdentity | None, two: EncoderIdentity | None, names: tuple[str, str]) -> Iterator[str]:
+    """Refuse different encoders of two tables; yield a warning where only the rounding differs, or one is unknown."""
+    if one is None or two is None:
+        unknown = [name for identity, name in zip((one, two), names, strict=True) if identity is None]
+        yield (
+            f"no encoder identity in {' and '.join(unknown)}: made elsewhere, so that both sides were written by "
+            "the same encoder is not checked"
+        )
+        return
+    model, numerics = differences(one, two)
+    if model:
+        raise EncoderMismatch(
+            f"the two tables were written by different encoders; they differ in {', '.join(model)}:\n"
+            + side_by_side(one, two, names),
+            hint="run `embedding image_embeddings` again for one of them, with the other's model and model_path",
+        )
+    if numerics:
+        yield f"the two tables were computed with different {', '.join(numerics)}: distances differ by rounding"
 
 
 def _setting_warnings(
@@ -277,6 +299,4 @@ def _write(
     with atomic_path(summary_path) as temporary:
         temporary.write_text(summary, encoding="utf-8")
     write_table(mined, output)
-    for warning in warnings:
-        log.warning(warning)
     return MiningResult(output, pairs_path, summary_path, summary, counts, certificate, warnings)
