@@ -69,21 +69,16 @@ def report_errors(work: Callable[[], None]) -> bool:
     return False
 
 
-def guard_process() -> None:
-    """Let SIGTERM end the process as Ctrl-C does, and print every path, whatever letters the terminal has."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def run_with_status(work: Callable[[], None]) -> None:
     """Run a drop-in command and leave the process with its status line and exit status.
 
     The last line on standard output is `Execution status: PASS` (exit status 0) or `Execution status: FAIL`
     (exit status 1): callers read both.
     """
-    guard_process()
+    signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the terminal's encoding has not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         set_up_logging()
         passed = report_errors(work)
