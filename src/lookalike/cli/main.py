@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import cache, mine
+from lookalike.cli import cache, gallery, mine
 from lookalike.cli.status import report_errors, set_up_logging
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 app.add_typer(cache.app, name="cache")
 app.command(name="mine")(mine.mine)
+for command in (gallery.gallery, gallery.review, gallery.view):
+    app.command()(command)
 
 
 def main() -> None:
