@@ -79,9 +79,7 @@ def check_sums(summary: Summary) -> Iterator[Finding]:
     left = numbers.get("pairs", summary.steps[0].given if summary.steps else numbers["candidates"])
     for step in summary.steps:
         if step.given != left or step.kept + step.dropped != step.given:
-            message = (
-                f"{left} pairs came to {step.name}: kept {step.kept}/{step.given}, dropped {step.dropped}"
-            )
+            message = f"{left} pairs came to {step.name}: kept {step.kept}/{step.given}, dropped {step.dropped}"
             yield error(Rule.SUMMARY, f"its numbers do not add up: {message}", NAME, "mine again")
         left = step.kept
     if left != numbers["candidates"]:
