@@ -11,7 +11,8 @@ FILLER = "The sentence says nothing about the run and is here so that the sectio
 def report_text(targets, mined, filler=4):
     """A report whose verdict has these numbers; `filler` sentences of twenty words stand in every section."""
     padding = FILLER * filler
-    table = "| | target_parquet | source_pool |\n|---|---|---|\n| rows | 4 | 20 |\n| label | yes | yes |\n| converted | no | no |\n"
+    rows = ("| | target_parquet | source_pool |", "|---|---|---|", "| rows | 4 | 20 |", "| label | yes | yes |")
+    table = "\n".join([*rows, "| converted | no | no |"])
     return f"""# Mining report
 
 ## Verdict

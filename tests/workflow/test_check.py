@@ -213,7 +213,7 @@ def test_what_is_no_run_folder_is_refused(run, tmp_path):
                         (tmp_path / "empty", "holds no file of a mining run")):  # fmt: skip
         with pytest.raises(TableError, match=words):
             check_run(path)
-    with pytest.raises(TableError, match="check .*moved"):
+    with pytest.raises(TableError, match=r"check .*moved"):
         check_run(tmp_path)
 
 
@@ -315,7 +315,6 @@ def test_a_mined_table_that_does_not_follow_from_the_pairs(run):
     (found,) = check_run(run.path)
     assert found.rule == "mined"
     assert "another order" in found.message
-    other = pq.read_table(run.pool).column("filepath")[:1]
     outside = [path for path in pq.read_table(run.pool)["filepath"].to_pylist()
                if path not in pq.read_table(run.mined)["filepath"].to_pylist()]  # fmt: skip
     rewrite(
@@ -323,7 +322,6 @@ def test_a_mined_table_that_does_not_follow_from_the_pairs(run):
         run.mined,
         with_column("filepath", lambda column: pa.chunked_array([[*column.to_pylist()[1:], outside[0]]])),
     )
-    assert len(other) == 1
     assert rules(run) == {"mined"}
 
 

@@ -198,6 +198,5 @@ def _filter_left_no_line(command: str, output: str) -> bool:
     """
     switched_on = re.search(r"filter_by_label=['\"]?(?:true|1|yes)\b|--filter-by-label\b", command, re.IGNORECASE)
     mined = re.search(r"^\s*Unique items saved: \d", output, re.MULTILINE)
-    return bool(
-        switched_on and mined and "label mismatch filtering:" not in output and "Label filtering:" not in output
-    )
+    ran = re.search(r"label mismatch filtering:|Label filtering:", output)
+    return bool(switched_on and mined and not ran)
