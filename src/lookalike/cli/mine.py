@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike.cli.status import guard_process, report_errors
+from lookalike.cli.status import end_on_sigterm, report_errors
 from lookalike.config.schemas import RunConfig
 from lookalike.errors import ConfigError
 
@@ -56,7 +56,7 @@ def mine(
     The order of precedence is default < YAML file < command line. The last line on standard output is the path of the
     run folder.
     """
-    guard_process()
+    end_on_sigterm()
     by_label = None if filter_by_label is None else str(filter_by_label).lower()
     named = {
         "targets": targets, "pool": pool, "out": out, "run_dir": run_dir, "model": model, "model_path": model_path,
