@@ -220,8 +220,11 @@ class RunConfig:
 
     search_device: str = same(NearestNeighborsConfig, "device")
     memory_limit: int = same(NearestNeighborsConfig, "memory_limit")
-    source_embed_column_name: str = same(NearestNeighborsConfig, "source_embed_column_name")
-    target_embed_column_name: str = same(NearestNeighborsConfig, "target_embed_column_name")
+    target_vectors: str = setting(
+        NearestNeighborsConfig.target_embed_column_name,
+        "a parquet input of targets with lists of numbers in this column is an embedding table, and taken as it is",
+    )
+    pool_vectors: str = setting(NearestNeighborsConfig.source_embed_column_name, "the same for the pool")
 
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""

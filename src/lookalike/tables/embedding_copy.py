@@ -1,4 +1,4 @@
-"""Putting a ready embedding table where another one is expected: linked where possible, copied part by part elsewhere."""
+"""Putting a ready embedding table where another one is expected: linked where possible, else copied part by part."""
 
 from __future__ import annotations
 

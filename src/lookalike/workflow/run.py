@@ -122,8 +122,8 @@ def run(
     embedding_dtype: str = _Config.embedding_dtype,
     search_device: str = _Config.search_device,
     memory_limit: int = _Config.memory_limit,
-    source_embed_column_name: str = _Config.source_embed_column_name,
-    target_embed_column_name: str = _Config.target_embed_column_name,
+    target_vectors: str = _Config.target_vectors,
+    pool_vectors: str = _Config.pool_vectors,
 ) -> RunResult:
     """Mine a pool for images like the targets, and fill a run folder with the result.
 
@@ -156,7 +156,7 @@ def run(
         within_label, images_root, light, image_ext, gallery_all, device, batch_size, model_config_path,
         architecture, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, max_bytes,
         shard_rows, root, retries, time_limit, cache_dir, cache_bytes, verify, reuse, embedding_dtype,
-        search_device, memory_limit, source_embed_column_name, target_embed_column_name,
+        search_device, memory_limit, target_vectors, pool_vectors,
     )  # fmt: skip
     with RunLog() as run_log:
         steps = Steps()

@@ -118,7 +118,7 @@ def open_side(name: str, given: Any, config: RunConfig) -> Side:
         When it cannot be read, has no rows, no paths, or a Visual ChangeNet row has no image.
     """
     path = name_of(given)
-    column = config.target_embed_column_name if name == "targets" else config.source_embed_column_name
+    column = config.target_vectors if name == "targets" else config.pool_vectors
     local = Path(given) if isinstance(given, str | Path) and "://" not in str(given) else None
     if local is not None and _has_vectors(local, column):
         return _ready(name, path, column)

@@ -12,8 +12,9 @@ from lookalike.config.schemas import MISSING, ImageEmbeddingsConfig, NearestNeig
 from lookalike.tables.run_folder import RunFolder, RunRecord
 from lookalike.workflow.checks.finding import Finding, Rule, error, some
 
-#: Paths are not compared: the folder may have been moved, and the record keeps what the user typed.
-_PATHS = frozenset({"input_parquet", "output_parquet", "source_parquet", "target_parquet"})
+#: Paths are not compared: the folder may have been moved, and the record keeps what the user typed. Nor is the device:
+#: a run has one for embedding and one for the search, and no result depends on it.
+_PATHS = frozenset({"input_parquet", "output_parquet", "source_parquet", "target_parquet", "device"})
 
 
 def check_specs(folder: RunFolder, record: RunRecord | None) -> Iterator[Finding]:
