@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lookalike.cli.dropin import ACTIONS, action_help
+from lookalike.cli.dropin import ACTIONS, action_help, setting_lines
+from lookalike.config.schemas import RunConfig
 
 PAGE = Path(__file__).with_name("settings.md")
 
 
 def settings_page() -> str:
-    """The page `settings.md`: the help of every drop-in action."""
+    """The page `settings.md`: the help of every drop-in action, and the settings of a run."""
     parts = [
-        "# Settings of the drop-in commands",
+        "# Settings of the commands",
         "",
         "This page is what `--help` prints; `make docs` writes it. Settings stand in a YAML file (`-e spec.yaml`) or",
         "on the command line (`key=value`). The order of precedence is default < YAML < command line.",
@@ -20,6 +21,7 @@ def settings_page() -> str:
     for category, actions in ACTIONS.items():
         for name, action in actions.items():
             parts += ["", f"## {category} {name}", "", "```text", action_help(category, name, action), "```"]
+    parts += ["", "## lookalike mine", "", "```text", *setting_lines(RunConfig), "```"]
     return "\n".join(parts) + "\n"
 
 

@@ -252,10 +252,13 @@ def _prepare(
         check_settings(config)
         if state is None:
             check_folder(config, [str(one) for one in given if isinstance(one, str | Path)])
+        else:
+            named = (config.targets, config.pool, config.images_root, config.root, config.reuse, config.cache_dir)
+            _check_directory(state, named)
         targets, pool = (open_side(name, one, config) for name, one in zip(("targets", "pool"), given, strict=True))
         sides = (targets, pool)
         if state is not None:
-            _check_directory(state, config, sides)
+            _check_directory(state, [path for side in sides for path in side.filepaths.slice(0, 1000).to_pylist()])
         check_sides(config, sides)
     with steps.step("load model"):
         encoder = load(config, sides)
@@ -264,17 +267,16 @@ def _prepare(
     return sides, encoder
 
 
-def _check_directory(state: RunState, config: RunConfig, sides: Sequence[Side]) -> None:
-    """Refuse to go on from another working directory, where a path would mean something else there."""
+def _check_directory(state: RunState, paths: Sequence[str]) -> None:
+    """Refuse to go on from another working directory, where a relative path would mean something else."""
     if state.cwd == str(Path.cwd()):
         return
-    paths = [config.targets, config.pool, config.images_root, config.root, config.reuse, config.cache_dir]
-    paths += [path for side in sides for path in side.filepaths.slice(0, 1000).to_pylist()]
     if any(path and not Path(path).is_absolute() and "://" not in path and path != "off" for path in paths):
         raise ConfigError(
-            "the run has relative paths, which start where it was begun", where=f"the working directory {Path.cwd()}",
+            "the run has relative paths, which start where it was begun",
+            where=f"the working directory {Path.cwd()}",
             hint=f"go to {state.cwd} and give the same command there",
-        )  # fmt: skip
+        )
 
 
 def _forget_changed(state: RunState, sides: Sequence[Side], folder: RunFolder) -> None:

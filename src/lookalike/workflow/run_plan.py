@@ -124,8 +124,8 @@ def _estimate(
         return "not known: none of the images that were tried could be embedded"
     several = f", times {devices} devices" if devices > 1 else ""
     return (
-        f"about {_shown(loading + left / (rate * devices))} to embed {left} images, at {rate:.0f} images/s in a trial of "
-        f"a few of the {largest.name}{several}; search, plots and gallery come on top"
+        f"about {_shown(loading + left / (rate * devices))} to embed {left} images, at {rate:.0f} images/s in a trial "
+        f"of a few of the {largest.name}{several}; search, plots and gallery come on top"
     )
 
 
