@@ -45,6 +45,11 @@ def test_from_changenet_tables_to_a_run_folder(run_command, board, clip_snapshot
     assert pool.column("filepath")[0].as_py() == "board/cam/C0_White.png"
     assert pool.column("object_name")[3].as_py() == "C3"
     assert f"Mined:     {record.counts['unique']} images" in done.stdout
+    again = run_command("lookalike", "mine", "--resume", folder.path, "--topn", "3", cwd=board)
+    assert (again.returncode, again.last_line) == (0, done.last_line)
+    other = run_command("lookalike", "mine", "--resume", folder.path, "--topn", "4", cwd=board)
+    assert other.returncode == 1
+    assert "topn was 3 and is 4" in other.stderr
 
 
 def test_a_dry_run_prints_a_plan_and_writes_nothing(run_command, board, clip_snapshot):

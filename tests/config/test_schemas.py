@@ -6,10 +6,14 @@ from dataclasses import fields
 import pytest
 
 import lookalike
-from lookalike.config.schemas import MISSING, ImageEmbeddingsConfig, NearestNeighborsConfig, settings_of
+from lookalike.config.schemas import MISSING, ImageEmbeddingsConfig, NearestNeighborsConfig, RunConfig, settings_of
 
-FUNCTIONS = [(lookalike.embed_images, ImageEmbeddingsConfig), (lookalike.mine, NearestNeighborsConfig)]
-every = pytest.mark.parametrize(("function", "schema"), FUNCTIONS, ids=["embed_images", "mine"])
+FUNCTIONS = [
+    (lookalike.embed_images, ImageEmbeddingsConfig),
+    (lookalike.mine, NearestNeighborsConfig),
+    (lookalike.run, RunConfig),
+]
+every = pytest.mark.parametrize(("function", "schema"), FUNCTIONS, ids=["embed_images", "mine", "run"])
 
 
 @every
@@ -73,7 +77,7 @@ def test_nearest_neighbors_that_cannot_be_right(values):
         NearestNeighborsConfig(**values).validate()
 
 
-@pytest.mark.parametrize("schema", [ImageEmbeddingsConfig, NearestNeighborsConfig])
+@pytest.mark.parametrize("schema", [ImageEmbeddingsConfig, NearestNeighborsConfig, RunConfig])
 def test_defaults_are_valid(schema):
     """The defaults themselves pass."""
     schema().validate()

@@ -136,12 +136,15 @@ def test_images_on_both_sides_find_themselves_and_it_is_said(place):
     assert words in run.folder.log.read_text()
 
 
-def test_one_image_on_each_side(place):
+def test_one_image_on_each_side(place, capfd):
     Path("one.txt").write_text(str(place / "images" / "targets_1.png"))
     run = mine("one.txt", "one.txt", run_dir="run", filter_by_label=True)
     assert (run.counts.targets, run.counts.topn, run.counts.unique) == (1, 1, 1)
     settings = RunConfig("one.txt", "one.txt", run_dir="run", filter_by_label="True", cache_dir="off")
     assert run_state.read_settings(run.folder) == settings
+    # The file has every line, the application (here: none that set up logging) only what it would have had.
+    assert "INFO lookalike.workflow.run: embedding the pool: 1 images" in run.folder.log.read_text()
+    assert "embedding the pool" not in capfd.readouterr().err
 
 
 def test_warnings_of_embedding_reach_summary_record_and_log(place):
@@ -220,7 +223,7 @@ def refused(place, monkeypatch):
         ({"pool": "no.csv"}, "no.csv: does not exist"),
         ({"pool": "nameless.parquet"}, "has no column 'filepath'"),
         ({"pool": "gone.parquet"}, "2 of 2 image files of the pool are not there"),
-        ({"pool": "folder", "within_label": True}, "the pool have no column 'label'"),
+        ({"pool": "folder", "within_label": True}, "the side of the pool has no column 'label'"),
         ({"model": "SigLap"}, "did you mean SigLIP"),
         ({"model_path": "/no/model"}, "the model folder does not exist"),
         ({"topn": 0}, "topn"),

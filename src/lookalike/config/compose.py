@@ -15,7 +15,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -99,16 +99,17 @@ def run(schema: type[Schema], line: CommandLine, task: Callable[[Any], None]) ->
         raise failures[0]
 
 
-def spec_text(settings: Schema) -> str:
+def spec_text(settings: Schema, head: Sequence[str] = ()) -> str:
     """Settings as the YAML of a spec file, which composes to the same values again.
 
-    What OmegaConf would take for an interpolation in a path is only text here.
+    What OmegaConf would take for an interpolation in a path is only text here. `head` are comments above.
     """
     values = {
         key: re.sub(r"(\\*)\$\{", lambda found: found.group(1) * 2 + "\\${", value) if isinstance(value, str) else value
         for key, value in asdict(settings).items()
     }
-    return OmegaConf.to_yaml(OmegaConf.create(values))
+    comment = "".join(f"# {' '.join(line.splitlines())}\n" for line in head)  # a path may hold a line break
+    return comment + OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def read_spec(schema: type[Schema], spec: Path) -> Any:

@@ -128,6 +128,12 @@ class EmbeddingStream:
         if count:
             raise null_filepaths(count, rows, self.name)
 
+    def filepaths(self) -> Iterator[pa.Array]:
+        """The column `filepath`, part by part."""
+        self._parts.require("filepath")
+        for batch in self._batches(("filepath",), _READ_ROWS):
+            yield batch.column(0)
+
     def read_scalars(self) -> pa.Table:
         """The columns `filepath` and, where there is one, `label`, of all rows."""
         self._parts.require("filepath")

@@ -150,7 +150,7 @@ def run(
     ImagesFailed
         When no image of a side could be embedded.
     """
-    config = configured(
+    config = _configured(
         targets, pool,
         out, run_dir, model, model_path, topn, knn_metric, filter_by_label, distance_threshold,
         within_label, images_root, light, image_ext, gallery_all, device, batch_size, model_config_path,
@@ -165,13 +165,14 @@ def run(
         with _working(folder, run_log):
             state = RunState(datetime.now().astimezone().isoformat(timespec="seconds"), str(Path.cwd()), {})
             state.digests = {side.name: side.digest() for side in sides}
+            notes = _notes(sides)
             sides, config = _written(sides, config, folder)
             write_settings(folder, config, state.cwd)
             state.write(folder)
-            return _work(_Run(folder, config, state, encoder, steps), sides)
+            return _work(_Run(folder, config, state, encoder, steps, notes), sides)
 
 
-def configured(targets: Any, pool: Any, *settings: Any) -> RunConfig:
+def _configured(targets: Any, pool: Any, *settings: Any) -> RunConfig:
     """The settings of a run as one object; a table in memory is named by what it is."""
     from lookalike.tables.image_table import name_of
 
@@ -215,8 +216,9 @@ def resume_run(folder: str | Path) -> RunResult:
             steps = Steps()
             sides, encoder = _prepare(config, (config.targets, config.pool), steps, state)
             _forget_changed(state, sides, place)
+            notes = _notes(sides)
             sides, config = _written(sides, config, place)
-            return _work(_Run(place, config, state, encoder, steps), sides)
+            return _work(_Run(place, config, state, encoder, steps, notes), sides)
 
 
 @dataclass
@@ -242,6 +244,7 @@ class _Run:
     state: RunState
     encoder: Encoder | None
     steps: Steps
+    notes: Sequence[str]
 
 
 def _prepare(
@@ -258,7 +261,7 @@ def _prepare(
         targets, pool = (open_side(name, one, config) for name, one in zip(("targets", "pool"), given, strict=True))
         sides = (targets, pool)
         if state is not None:
-            _check_directory(state, [path for side in sides for path in side.filepaths.slice(0, 1000).to_pylist()])
+            _check_directory(state, [path for side in sides for path in side.first_paths(1000)])
         check_sides(config, sides)
     with steps.step("load model"):
         encoder = load(config, sides)
@@ -283,7 +286,7 @@ def _forget_changed(state: RunState, sides: Sequence[Side], folder: RunFolder) -
     """Say where an input is not what it was, and embed that side again."""
     for side in sides:
         digest = side.digest()
-        if digest == state.digests[side.name] or Path(side.path).parent == folder.path:
+        if digest == state.digests.get(side.name) or Path(side.path).parent == folder.path:
             continue
         log.warning("%s: the %s were changed after this run began; today's are taken", side.path, side.name)
         state.forget(side.name)
@@ -305,6 +308,14 @@ def _working(folder: RunFolder, run_log: RunLog) -> Iterator[None]:
             raise
 
 
+def _notes(sides: tuple[Side, Side]) -> list[str]:
+    """What the inputs alone change in the meaning of the result; said now, and again in the summary."""
+    notes = overlap_warning(*sides)
+    for note in notes:
+        log.warning(note)
+    return notes
+
+
 def _written(sides: tuple[Side, Side], config: RunConfig, folder: RunFolder) -> tuple[tuple[Side, Side], RunConfig]:
     """Write what is no parquet as parquet, so that the specs name files, and let go of the tables."""
     left = []
@@ -324,9 +335,7 @@ def _written(sides: tuple[Side, Side], config: RunConfig, folder: RunFolder) -> 
 def _work(job: _Run, sides: tuple[Side, Side]) -> RunResult:
     """Everything after the checks."""
     folder, config, steps = job.folder, job.config, job.steps
-    notes = overlap_warning(*sides)
-    for note in notes:
-        log.warning(note)
+    notes = list(job.notes)
     inputs = {}
     for side in sides:
         with steps.step(f"embed {side.name}"):

@@ -43,12 +43,12 @@ def check_sides(config: RunConfig, sides: Sequence[Side]) -> None:
             continue
         if config.within_label:
             raise ConfigError(
-                f"within_label is on, but the {side.name} have no column 'label'",
+                f"within_label is on, and the side of the {side.name} has no column 'label'",
                 where=side.path,
                 hint="add the column, or leave the setting out",
             )
         if config.mining("", "", "").filters_by_label:
-            log.warning("%s: filter_by_label is on, but the %s have no column 'label'", side.path, side.name)
+            log.warning("%s: filter_by_label is on, and the side of the %s has no column 'label'", side.path, side.name)
     _check_alike(*sides)
     for side in images:
         check_files(side, config)

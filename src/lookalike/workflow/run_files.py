@@ -68,8 +68,7 @@ def _as_identified(spec: ImageEmbeddingsConfig, identity: EncoderIdentity | None
 
 def _write(path: Path, spec: Schema, head: Sequence[str]) -> None:
     with atomic_path(path) as temporary:
-        comment = "".join(f"# {line}\n" for line in head)
-        temporary.write_text(comment + spec_text(spec), encoding="utf-8")
+        temporary.write_text(spec_text(spec, head), encoding="utf-8")
 
 
 def embedded_record(side: Side, result: EmbeddingResult) -> InputRecord:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from lookalike.config.schemas import RunConfig
 from lookalike.encoders.identity import EncoderIdentity
@@ -54,8 +56,6 @@ class Side:
         As the user gave it.
     kind:
         What it is, for people.
-    filepaths:
-        The column `filepath`.
     rows, has_label:
         Of the input.
     table:
@@ -71,7 +71,6 @@ class Side:
     name: str
     path: str
     kind: str
-    filepaths: pa.ChunkedArray
     rows: int
     has_label: bool
     table: pa.Table | None = None
@@ -86,17 +85,30 @@ class Side:
         """Whether it comes with vectors."""
         return self.table is None
 
+    def filepaths(self) -> Iterator[pa.Array]:
+        """The column `filepath`, part by part: a ready pool may be larger than memory."""
+        if self.table is not None:
+            yield from self.table.column("filepath").chunks
+        else:
+            yield from EmbeddingStream(self.path, self.column).filepaths()
+
+    def first_paths(self, count: int) -> list[str]:
+        """The paths of the first rows."""
+        found: list[str] = []
+        for part in self.filepaths():
+            found += part.slice(0, count - len(found)).to_pylist()
+            if len(found) == count:
+                break
+        return found
+
     def digest(self) -> str:
         """What tells this input from another and from itself after a change: its file, or its paths and labels."""
         if self.sha256 and self.kind != "Visual ChangeNet table":
             return self.sha256
         digest = hashlib.sha256()
-        columns = [self.filepaths]
-        if self.table is not None and self.has_label:
-            columns.append(self.table.column("label"))
-        for column in columns:
-            for chunk in column.chunks:
-                digest.update("".join(f"{value}\0" for value in chunk.to_pylist()).encode("utf-8", "surrogatepass"))
+        labels = self.table.column("label").chunks if self.table is not None and self.has_label else []
+        for part in chain(self.filepaths(), labels):
+            digest.update("".join(f"{value}\0" for value in part.to_pylist()).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
 
@@ -125,7 +137,7 @@ def open_side(name: str, given: Any, config: RunConfig) -> Side:
     rows = read_rows(given)
     if not rows.num_rows:
         raise _nothing(name, path)
-    kind = _kind(given, local)
+    kind = _kind(given, local, rows)
     changenet = is_changenet(rows)
     if changenet:
         kind = "Visual ChangeNet table"
@@ -134,7 +146,7 @@ def open_side(name: str, given: Any, config: RunConfig) -> Side:
     if column in table.column_names and is_vector_type(table.schema.field(column).type):
         log.warning("%s: the vectors in column %r are not used: only local parquet files may hold them", path, column)
     return Side(
-        name, path, kind, table.column("filepath"), table.num_rows, "label" in table.column_names, table,
+        name, path, kind, table.num_rows, "label" in table.column_names, table,
         converted=changenet or kind not in ("parquet", "folder of parquet files"),
         sha256=_sha256(local),
     )  # fmt: skip
@@ -156,13 +168,13 @@ def _has_vectors(path: Path, column: str) -> bool:
 
 def _ready(name: str, path: str, column: str) -> Side:
     """A side that comes with vectors."""
-    if not sum(pa.parquet.read_metadata(file).num_rows for file in Parts.open(path).files):
+    if not sum(pq.read_metadata(file).num_rows for file in Parts.open(path).files):
         raise _nothing(name, path)
     stream = EmbeddingStream(path, column)
-    scalars = stream.read_scalars()
+    stream.check_filepaths()
     identity = EncoderIdentity.from_json(stream.identity_json, path) if stream.identity_json else None
     return Side(
-        name, path, "embedding table", scalars.column("filepath"), stream.rows, stream.has_labels,
+        name, path, "embedding table", stream.rows, stream.has_labels,
         column=column, dimension=stream.dimension, identity=identity, sha256=_sha256(Path(path)),
     )  # fmt: skip
 
@@ -179,12 +191,14 @@ def _nothing(name: str, path: str) -> TableError:
     )
 
 
-def _kind(given: Any, local: Path | None) -> str:
+def _kind(given: Any, local: Path | None, rows: pa.Table) -> str:
+    """What an image table was read from, for people."""
     if not isinstance(given, str | Path):
         return "table in memory"
     if local is not None and local.is_dir():
-        tables = any(file.suffix.lower() in PARQUET_SUFFIXES for file in local.rglob("*"))
-        return "folder of parquet files" if tables else "folder of images"
+        # Told by the rows: walking through a large folder once more takes as long as the first time.
+        found = rows.column_names == ["filepath"] and Path(rows.column(0)[0].as_py()).is_relative_to(local.absolute())
+        return "folder of images" if found else "folder of parquet files"
     return _KINDS.get(PurePosixPath(str(given)).suffix.lower(), "folder of images")
 
 
@@ -194,10 +208,17 @@ def _sha256(path: Path | None) -> str | None:
 
 def overlap_warning(targets: Side, pool: Side) -> list[str]:
     """What it means that images are on both sides, where some are."""
-    both = pc.sum(pc.is_in(targets.filepaths, value_set=pc.unique(pool.filepaths))).as_py() or 0
+    wanted = pa.chunked_array(list(map(_as_text, targets.filepaths())), pa.string())
+    known = pc.unique(wanted)
+    found = [part.filter(pc.is_in(part, value_set=known)) for part in map(_as_text, pool.filepaths())]
+    both = pc.sum(pc.is_in(wanted, value_set=pa.chunked_array(found, pa.string()))).as_py()
     if not both:
         return []
     return [f"{both} of {targets.rows} targets are in the pool, too (by path): their nearest image is themselves"]
+
+
+def _as_text(part: pa.Array) -> pa.Array:
+    return part if pa.types.is_string(part.type) else part.cast(pa.string())
 
 
 def check_files(side: Side, config: RunConfig) -> None:
@@ -209,7 +230,8 @@ def check_files(side: Side, config: RunConfig) -> None:
         When none is there, or one is missing and `on_error` is ``raise``.
     """
     rows = np.unique(np.linspace(0, side.rows - 1, min(side.rows, _SAMPLE)).astype(np.int64))
-    paths: Sequence[str] = side.filepaths.take(pa.array(rows)).to_pylist()
+    assert side.table is not None
+    paths = side.table.column("filepath").take(pa.array(rows)).to_pylist()
     reading = ReadSettings(config.root, config.max_bytes, config.retries)
     missing: list[str] = []
     looked, started = 0, time.monotonic()

@@ -96,7 +96,7 @@ def plan_run(config: RunConfig) -> RunPlan:
 
 def _is_known_by_path(side: Side, config: RunConfig) -> bool:
     """Whether the cache, where there is one, would know the files of a side without reading them."""
-    local = "://" not in side.filepaths[0].as_py()
+    local = "://" not in side.first_paths(1)[0]
     return (
         local and config.verify == "quick" and not config.root and cache_folder_of(config.embedding("", "")) is not None
     )
@@ -132,12 +132,13 @@ def _estimate(
 def _rate(config: RunConfig, encoder: Encoder, side: Side, count: int) -> float:
     """Images per second, over some that are spread over a side, embedded without the cache; 0 where none could be."""
     rows = np.unique(np.linspace(0, side.rows - 1, min(side.rows, count)).astype(np.int64))
-    paths = pa.chunked_array([side.filepaths.take(pa.array(rows)).combine_chunks()])
+    assert side.table is not None
+    sample = side.table.select(["filepath"]).take(pa.array(rows))
     trial = replace(config, cache_dir="off", reuse="", on_error="quarantine")
     level = logging.getLogger("lookalike").level
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        write_table(pa.table({"filepath": paths}), place / "trial.parquet")
+        write_table(sample, place / "trial.parquet")
         logging.getLogger("lookalike").setLevel(logging.ERROR)  # bad images are no news of the trial
         try:
             result = embed_with(

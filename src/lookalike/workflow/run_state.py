@@ -110,9 +110,10 @@ def read_state(folder: RunFolder) -> RunState:
 
 def write_settings(folder: RunFolder, config: RunConfig, cwd: str) -> None:
     """Keep the settings in the folder, as a file that `lookalike mine -e` takes."""
-    head = f"# Settings of this run: lookalike mine -e {settings_file(folder).name}\n# Relative paths start in {cwd}\n"
-    with atomic_path(settings_file(folder)) as temporary:
-        temporary.write_text(head + spec_text(config), encoding="utf-8")
+    path = settings_file(folder)
+    head = (f"Settings of this run: lookalike mine -e {path.name}", f"Relative paths start in {cwd}")
+    with atomic_path(path) as temporary:
+        temporary.write_text(spec_text(config, head), encoding="utf-8")
 
 
 def read_settings(folder: RunFolder) -> RunConfig:
@@ -219,16 +220,23 @@ def claim_folder(config: RunConfig) -> RunFolder:
 class RunLog:
     """`run.log`: everything that lookalike logs while a run is under way; a context manager.
 
-    Lines that come before there is a folder are held, and written when there is one.
+    Lines that come before there is a folder are held, and written when there is one. Where an application set no level
+    for lookalike, the file has the level INFO, and the application's own handlers get what they would have got.
     """
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("lookalike")
         self._held = logging.handlers.MemoryHandler(_HELD, logging.CRITICAL + 1, flushOnClose=False)
         self._file: _File | None = None
+        self._upwards: _Upwards | None = None
 
     def __enter__(self) -> Self:
         self._logger.addHandler(self._held)
+        if self._logger.level == logging.NOTSET and self._logger.propagate:
+            self._upwards = _Upwards()
+            self._logger.addHandler(self._upwards)
+            self._logger.propagate = False
+            self._logger.setLevel(logging.INFO)
         return self
 
     def open(self, path: Path) -> None:
@@ -248,10 +256,13 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handler in (self._held, self._file):
+        for handler in (self._held, self._file, self._upwards):
             if handler is not None:
                 self._logger.removeHandler(handler)
                 handler.close()
+        if self._upwards is not None:
+            self._logger.propagate = True
+            self._logger.setLevel(logging.NOTSET)
 
 
 class _File(logging.FileHandler):
@@ -259,6 +270,16 @@ class _File(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         """Say nothing: what filled the disk will."""
+
+
+class _Upwards(logging.Handler):
+    """Hands on to the application's handlers what they would have got without the run's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a record to the root logger, where its level allows."""
+        root = logging.getLogger()
+        if root.isEnabledFor(record.levelno):
+            root.handle(record)
 
 
 class RunLock:
