@@ -51,10 +51,9 @@ def mine(
     ] = None,
     cfg: Annotated[str | None, typer.Option("-c", "--cfg", metavar="job", help="Print the settings and stop.")] = None,
 ) -> None:
-    """Mine a pool for images like the targets: one command from two inputs to a reviewed list.
+    """Mine a pool for images like the targets: from two inputs to a folder with tables, report and gallery.
 
-    The order of precedence is default < YAML file < command line. The last line on standard output is the path of the
-    run folder.
+    Default < YAML file < command line. The last line on standard output is the path of the run folder.
     """
     end_on_sigterm()
     by_label = None if filter_by_label is None else str(filter_by_label).lower()

@@ -8,6 +8,7 @@ both sides, search and select, write specs and record, draw, write the report. A
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -304,7 +305,9 @@ def _working(folder: RunFolder, run_log: RunLog) -> Iterator[None]:
         except BaseException as error:
             run_log.write(f"stopped by {type(error).__name__}: {error}")
             if is_unfinished(folder):
-                log.error("the run is not finished; to go on: lookalike mine --resume %s", folder.path)
+                log.error(
+                    "the run is not finished; to go on: lookalike mine --resume %s", shlex.quote(str(folder.path))
+                )
             raise
 
 

@@ -75,7 +75,7 @@ def load(config: RunConfig, sides: Sequence[Side]) -> Encoder | None:
     for side in sides:
         if side.is_ready:
             names = (side.path, f"this run ({config.model} {config.model_path})")
-            list(compare_encoders(side.identity, encoder.identity, names))
+            list(compare_encoders(side.identity, encoder.identity, names))  # what it warns of, the search says again
             _check_dimension(side, encoder.identity)
     return encoder
 
@@ -92,12 +92,11 @@ def check_room(place: Path, config: RunConfig, sides: Sequence[Side], encoder: E
     counts = [side.rows for side in sides if not side.is_ready]
     there = next(folder for folder in (place, *place.parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    # Parts of one side at a time, in float32; compression saves some of the tables, but hardly ever a third.
-    least = max(max(counts) * dimension * 4, int(sum(counts) * row * 2 / 3))
-    most = sum(counts) * row + max(counts) * dimension * 4
+    least = max(counts) * dimension * 4  # the parts of the larger side, in float32
+    most = sum(counts) * row + least
     if free < least:
         raise TableError(
-            f"the disk has {free / _GIB:.2f} GiB free, and the vectors of {sum(counts)} images take at least "
+            f"the disk has {free / _GIB:.2f} GiB free, and the vectors of {max(counts)} images take at least "
             f"{least / _GIB:.2f} GiB ({dimension} dimensions)",
             where=str(there),
             hint="make room, choose another --out, or halve the tables with embedding_dtype=float16",

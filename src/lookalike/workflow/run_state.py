@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import logging.handlers
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -183,7 +184,7 @@ def check_folder(config: RunConfig, inputs: Sequence[str]) -> None:
         raise ConfigError(
             "run_dir holds an unfinished run",
             where=str(folder.path),
-            hint=f"lookalike mine --resume {folder.path} goes on with it; or choose another folder",
+            hint=f"lookalike mine --resume {shlex.quote(str(folder.path))} goes on with it; or choose another folder",
         )
     if folder.path.is_dir() and any(folder.path.iterdir()):
         raise ConfigError("run_dir is not empty", where=str(folder.path), hint="choose an empty or a new folder")
