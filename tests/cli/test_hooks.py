@@ -108,9 +108,10 @@ def test_the_command_ends_with_0_whatever_comes_in(tmp_path):
 
 
 def test_hooks_load_nothing_heavy(tmp_path):
+    event = json.dumps(written(tmp_path / "Mining_Report.md")).encode()
     code = (
         "import sys; from lookalike.workflow.hooks import run_hook; import lookalike.cli.main\n"
-        f"for name in {list(HOOKS)!r}: run_hook(name, {json.dumps(written(tmp_path / 'Mining_Report.md')).encode()!r})\n"
+        f"for name in {list(HOOKS)!r}: run_hook(name, {event!r})\n"
         "heavy = {'torch', 'transformers', 'numpy', 'pyarrow', 'numba', 'hydra', 'PIL', 'yaml'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -142,7 +143,7 @@ def test_text_for_the_agent_is_wrapped_as_it_reads_it():
 
 # The output of a command
 
-#: What the commands print, by the failure that it shows. Those of lookalike are checked below against the real commands.
+#: What commands print, by the failure that it shows; lookalike's own are checked below against the real commands.
 PRINTED = {
     "failed": "Execution status: FAIL",
     "not-installed": "bash: line 1: tmm: command not found",
@@ -186,8 +187,8 @@ def test_a_known_failure_is_told_with_its_meaning_and_what_to_do(code):
 
 @pytest.mark.parametrize(
     "command",
-    ["embedding image_embeddings -e s.yaml", "docker run --rm img embedding text_embeddings -e s.yaml", "X=1 tmm nearest_neighbors",
-     "/venv/bin/lookalike mine --targets a", "(cd a; tmm unique_neighbor_matching)", "timeout 5 lookalike check run"],
+    ["embedding image_embeddings -e s.yaml", "docker run --rm img embedding text_embeddings -e s.yaml",
+     "X=1 tmm nearest_neighbors", "/venv/bin/lookalike mine --targets a", "(cd a; tmm unique_neighbor_matching)", "timeout 5 lookalike check run"],
 )  # fmt: skip
 def test_commands_of_ours_are_known(command):
     assert codes(command, "Killed") == ["out-of-memory"]
@@ -317,7 +318,7 @@ def test_a_transcript_that_is_not_there_is_a_line_of_text(run, tmp_path):
     assert not run.transcript.exists()
     said = say("package", written(run.report, transcript_path=str(tmp_path)))
     assert "was not copied" in said
-    assert "transcript" not in say("package", written(run.report))
+    assert "the transcript" not in say("package", written(run.report))
 
 
 def test_nothing_is_packaged_where_no_report_was_written(tmp_path, transcript):
