@@ -188,7 +188,8 @@ def test_a_known_failure_is_told_with_its_meaning_and_what_to_do(code):
 @pytest.mark.parametrize(
     "command",
     ["embedding image_embeddings -e s.yaml", "docker run --rm img embedding text_embeddings -e s.yaml",
-     "X=1 tmm nearest_neighbors", "/venv/bin/lookalike mine --targets a", "(cd a; tmm unique_neighbor_matching)", "timeout 5 lookalike check run"],
+     "X=1 tmm nearest_neighbors", "/venv/bin/lookalike mine --targets a",
+     "(cd a; tmm unique_neighbor_matching)", "timeout 5 lookalike check run"],
 )  # fmt: skip
 def test_commands_of_ours_are_known(command):
     assert codes(command, "Killed") == ["out-of-memory"]
@@ -284,10 +285,10 @@ def test_the_run_is_packaged_when_the_report_is_written(run, transcript):
     said = call("package", written(run.report, transcript_path=str(transcript)))
     assert "it can hold secrets, and only you can read it" in said
     assert {path.name for path in run.config.iterdir()} == {
-        "embedding_spec.yaml", "mining_spec.yaml", "run_settings.json", "skill.json",
+        "embedding_spec.yaml", "mining_spec.yaml", "settings.json", "skill.json",
     }  # fmt: skip
     assert (run.config / "mining_spec.yaml").read_bytes() == run.mining_spec.read_bytes()
-    settings = json.loads((run.config / "run_settings.json").read_text())
+    settings = json.loads((run.config / "settings.json").read_text())
     assert settings["settings"]["knn_metric"] == "cosine"
     assert settings["model_path"] == "acme/tiny-clip"
     assert set(json.loads((run.config / "skill.json").read_text())) == {"lookalike", "skill", "skill_version"}
@@ -299,7 +300,7 @@ def test_the_run_is_packaged_when_the_report_is_written(run, transcript):
     call("package", written(run.report, transcript_path=str(transcript)))
     assert run.transcript.read_text() == "{}\n"
     assert stat.S_IMODE(run.transcript.stat().st_mode) == 0o600
-    assert not [path for path in run.path.rglob(".*")], "no temporary file is left"
+    assert not list(run.path.rglob(".*")), "no temporary file is left"
 
 
 @pytest.mark.parametrize("value", ["0", "false", "NO"])
@@ -373,7 +374,7 @@ def test_packaging_without_a_record(run):
     (line,) = package_run(run)
     assert line.endswith("embedding_spec.yaml, mining_spec.yaml, skill.json")
     run.record.write_text("{")
-    assert any("run_settings.json: is damaged" in line for line in package_run(run))
+    assert any("settings.json: is damaged" in line for line in package_run(run))
 
 
 @POSIX

@@ -43,7 +43,7 @@ def check_run(path: str | Path) -> list[Finding]:
     if not folder.record.exists() and not folder.report.exists():
         there = [file.name for file in _known_files(folder) if file.exists()]
         message = f"has no run.json and no Mining_Report.md: the run did not end; it holds {some(there)}"
-        hint = "go on with it: `lookalike mine ... --resume RUN`"
+        hint = f"go on with it: lookalike mine --resume {folder.path}"
         return [error(Rule.UNFINISHED, message, str(folder.path), hint)]
     record, findings = _read_record(folder)
     findings += artifacts.check_own_files(folder, record) if record else artifacts.check_contract_files(folder)

@@ -33,9 +33,7 @@ def check_contract_files(folder: RunFolder) -> Iterator[Finding]:
 
 def check_own_files(folder: RunFolder, record: RunRecord) -> Iterator[Finding]:
     """Look for the files that a run of lookalike has: those of the contract, and those that its result calls for."""
-    expected = [path for path in contract_files(folder) if record.model or path != folder.embedding_spec]
-    expected += [folder.pairs, folder.log]
-    for path in expected:
+    for path in (*contract_files(folder), folder.pairs, folder.log):
         yield from check_file(path, folder)
     yield from _check_pictures(folder, record)
 
@@ -85,7 +83,7 @@ def _whole(path: Path, size: int, first: bytes, last: bytes) -> bool:
 def _hint(path: Path) -> str:
     """What brings a missing file back."""
     if path.name == "Mining_Report.md":
-        return "the report is written last: the run did not end; go on with `lookalike mine ... --resume RUN`"
+        return "the report is written last: the run did not end; go on with `lookalike mine --resume RUN`"
     return "copy the whole run folder, or run the mining again"
 
 
