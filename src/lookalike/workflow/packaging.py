@@ -77,6 +77,8 @@ def _package_configuration(folder: RunFolder) -> Iterator[str]:
             yield f"not packaged: {spec.name}: {_reason(problem)}"
     texts = {"skill.json": {"lookalike": __version__, "skill": SKILL_NAME, "skill_version": skill_version()}}
     try:
+        if folder.record.exists() and not folder.record.is_file():
+            raise TableError("is not a file", where=str(folder.record))
         settings = {key: value for key, value in asdict(read_record(folder)).items() if key in _SETTINGS}
         texts["settings.json"] = {"lookalike": __version__, **settings}
     except TableError as problem:
