@@ -6,8 +6,10 @@ from pathlib import Path
 
 from lookalike.cli.dropin import ACTIONS, action_help, setting_lines
 from lookalike.config.schemas import RunConfig
+from lookalike.workflow.failures import FAILURES
 
 PAGE = Path(__file__).with_name("settings.md")
+TROUBLESHOOTING = Path(__file__).parents[1] / "skills/lookalike-mining/references/troubleshooting.md"
 
 
 def settings_page() -> str:
@@ -26,5 +28,29 @@ def settings_page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def troubleshooting_page() -> str:
+    """The skill's page `troubleshooting.md`: what the hook `output` knows."""
+    parts = [
+        "# Known failures",
+        "",
+        "`lookalike hook output` finds these in what a command printed; `make docs` writes this page from its table.",
+        "",
+        "| failure | what it means | what to do |",
+        "|---|---|---|",
+    ]
+    parts += [f"| {failure.code} | {failure.meaning} | {failure.action} |" for failure in FAILURES]
+    parts += [
+        "",
+        "If nothing fits: run the command again with `TAO_LOGGING_LEVEL=DEBUG`, read the end of it and",
+        "`run.log`, and look at the machine:",
+        "",
+        "```bash",
+        "lookalike doctor",
+        "```",
+    ]
+    return "\n".join(parts) + "\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(settings_page(), encoding="utf-8")
+    TROUBLESHOOTING.write_text(troubleshooting_page(), encoding="utf-8")

@@ -33,7 +33,7 @@ tmm nearest_neighbors topn=3 knn_metric=cosine filter_by_label=false
 The label filter was not a no-op. {padding}
 
 ## Per-Label Breakdown
-Each label with its targets and mined rows. {padding}
+Each label with its targets and mined rows. ![Distances](plots/distances.png) {padding}
 
 ## Output Sanity
 `mined.parquet` has one column filepath, the first paths exist, encoding is UTF-8. {padding}

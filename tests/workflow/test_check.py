@@ -115,6 +115,14 @@ def test_a_file_that_is_cut_off(run, name):
     assert any(found.where == name and "no whole" in found.message for found in check_run(run.path))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
+@pytest.mark.parametrize("name", ["Mining_Report.md", "mining_summary.txt", "mining_spec.yaml", "run.json"])
+def test_a_pipe_is_not_waited_for(run, name):
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+    assert [(finding.where, finding.message) for finding in check_run(run.path)] == [(name, "is not a file")]
+
+
 def test_an_empty_file_and_a_folder_in_the_place_of_a_file(run):
     run.gallery.write_text("")
     assert [found.message for found in check_run(run.path)] == ["is empty"]
@@ -139,8 +147,9 @@ def test_a_file_that_only_the_record_names(run):
 
 def test_a_record_that_names_files_outside_the_folder(run):
     files = read_record(run).files
-    edited_record(run, files={**files, "../../secret": FileRecord(1, "0" * 64)})
-    assert rules(run) == {"record"}
+    for name in ("../../secret", "/plots/map.png", "a\0b"):
+        edited_record(run, files={**files, name: FileRecord(1, "0" * 64)})
+        assert rules(run) == {"record"}
 
 
 def test_what_was_packaged_is_that_of_the_run_and_the_transcript_is_private(run):
@@ -619,6 +628,13 @@ def renamed_run(folder, tmp_path, names):
             path.write_bytes(b"an image")
         paths.append(str(path))
     return make_finished_run(folder, pool_paths=paths, targets=2, topn=len(paths))
+
+
+def test_rows_without_a_path(run):
+    rewrite(run, run.targets, with_column("filepath", lambda column: pa.array([*column.to_pylist()[:-1], None])))
+    found = check_run(run.path)
+    assert {finding.rule for finding in found} == {"table", "bounds"}  # the pairs have the path that it was
+    assert any(finding.message == "1 rows have no path" for finding in found)
 
 
 def test_files_with_strange_names_are_found(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from lookalike.errors import TableError
 from lookalike.tables.run_folder import RunFolder, RunRecord, read_record
 from lookalike.workflow.checks import artifacts, specs
 from lookalike.workflow.checks.finding import Finding, Rule, error, some, warning
-from lookalike.workflow.checks.report import check_report, read_report
+from lookalike.workflow.checks.report import check_report, linked_files, read_report
 from lookalike.workflow.checks.summary import Summary, check_sums, read_summary
 
 if TYPE_CHECKING:
@@ -43,12 +44,15 @@ def check_run(path: str | Path) -> list[Finding]:
     if not folder.record.exists() and not folder.report.exists():
         there = [file.name for file in _known_files(folder) if file.exists()]
         message = f"has no run.json and no Mining_Report.md: the run did not end; it holds {some(there)}"
-        hint = "go on with it: `lookalike mine ... --resume RUN`"
+        hint = f"go on with it: lookalike mine --resume {folder.path}"
         return [error(Rule.UNFINISHED, message, str(folder.path), hint)]
     record, findings = _read_record(folder)
-    findings += artifacts.check_own_files(folder, record) if record else artifacts.check_contract_files(folder)
+    report, unreadable = read_report(folder.report) if folder.report.is_file() else ("", [])
     if record:
+        findings += artifacts.check_own_files(folder, linked_files(report))
         findings += artifacts.check_digests(folder, record)
+    else:
+        findings += artifacts.check_contract_files(folder)
     findings += artifacts.check_package(folder)
     findings += specs.check_specs(folder, record)
     summary, unread = read_summary(folder.summary)
@@ -56,7 +60,10 @@ def check_run(path: str | Path) -> list[Finding]:
     if summary:
         findings += check_sums(summary)
     findings += _check_contents(folder, record, summary)
-    findings += _check_report(folder, summary)
+    findings += unreadable
+    if report:
+        numbers = summary.numbers if summary else {}
+        findings += check_report(report, targets=numbers.get("targets"), mined=numbers.get("unique"))
     return findings
 
 
@@ -66,6 +73,8 @@ def _open(path: str | Path) -> RunFolder:
     if not folder.path.is_dir():
         what = "is not a folder" if folder.path.exists() else "does not exist"
         raise TableError(what, where=str(path), hint="name a run folder, the one that holds Mining_Report.md")
+    if not os.access(folder.path, os.R_OK | os.X_OK):
+        raise TableError("may not be read", where=str(path), hint="ask its owner for the right to read it")
     if not any(file.exists() for file in _known_files(folder)):
         inside = sorted([*folder.path.glob("*/run.json"), *folder.path.glob("mining_results/*/run.json")])
         hint = f"check {inside[-1].parent}" if inside else "name the folder that holds Mining_Report.md"
@@ -91,6 +100,8 @@ def _read_record(folder: RunFolder) -> tuple[RunRecord | None, list[Finding]]:
         )
         hint = "`lookalike mine` keeps a record of all that"
         return None, [warning(Rule.MADE_ELSEWHERE, message, str(folder.path), hint)]
+    if not folder.record.is_file():  # a pipe would be waited for
+        return None, [error(Rule.RECORD, "is not a file", name)]
     try:
         record = read_record(folder)
     except TableError as problem:
@@ -169,14 +180,3 @@ def _check_counts(
     if isinstance(topn, int) and clamped > topn:
         message = f"topn: {clamped} in mining_summary.txt, and the run's setting is {topn}"
         yield error(Rule.COUNTS, message, "mining_summary.txt and run.json", "mine again")
-
-
-def _check_report(folder: RunFolder, summary: Summary | None) -> list[Finding]:
-    """The report's text; a missing one is told by the files' own check."""
-    if not folder.report.is_file():
-        return []
-    text, findings = read_report(folder.report)
-    if not text:
-        return findings
-    numbers = summary.numbers if summary else {}
-    return [*findings, *check_report(text, targets=numbers.get("targets"), mined=numbers.get("unique"))]

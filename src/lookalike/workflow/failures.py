@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 
 #: A call of one of the commands, at the begin of a command or after a path, a container image or `python -m`.
-_CALL = re.compile(r"(?:^|[\s;&|(/'\"])(?:embedding\s+\w+_embeddings|tmm\s+\w+|lookalike(?:\.cli\.main)?\s+[a-z])")
+_CALL = re.compile(
+    r"(?:^|[\s;&|(/'\"])(?:embedding\s+(?:image|text)_embeddings|tmm\s+(?:nearest|unique)_neighbor|lookalike\s+[a-z])"
+)
 _STATUS = re.compile(r"^Execution status: (?:PASS|FAIL)\s*$", re.MULTILINE)
 #: What is read of a long output, from its end: an error comes last.
 _TAIL = 200_000

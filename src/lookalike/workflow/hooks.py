@@ -70,7 +70,10 @@ def run_hook(name: str, content: bytes) -> str:
     event = read_event(content)
     if isinstance(event, str):
         return f"lookalike hook {name}: {event}"
-    return "\n".join(HOOKS[name](event))
+    try:
+        return "\n".join(HOOKS[name](event))
+    except OSError as problem:  # a path that is too long, a folder that may not be looked into
+        return printable(f"lookalike hook {name}: {problem}")
 
 
 def is_switched_off() -> bool:
@@ -118,8 +121,9 @@ def _path(text: str, start: str) -> Path | None:
     if not text or "\0" in text + start:
         return None
     try:
+        os.fsencode(text + start)
         return Path(start) / Path(text).expanduser()
-    except (OSError, RuntimeError):  # no such user's home
+    except (ValueError, RuntimeError):  # letters that no file name can have, or no such user's home
         return None
 
 

@@ -34,7 +34,7 @@ _SETTINGS = ("created", "command", "model", "model_path", "settings", "versions"
 def package_run(folder: RunFolder, transcript: Path | None = None) -> list[str]:
     """Fill `mining_config/` and copy a transcript to `claude_session.jsonl`.
 
-    Puts into `mining_config/`: both specs, ``run_settings.json`` (the settings of `run.json`, where there is one) and
+    Puts into `mining_config/`: both specs, ``settings.json`` (the settings of `run.json`, where there is one) and
     ``skill.json`` (versions of lookalike and of the agent skill). Every file is whole or absent. Symbolic links are
     neither followed nor replaced, neither here nor there.
 
@@ -77,11 +77,13 @@ def _package_configuration(folder: RunFolder) -> Iterator[str]:
             yield f"not packaged: {spec.name}: {_reason(problem)}"
     texts = {"skill.json": {"lookalike": __version__, "skill": SKILL_NAME, "skill_version": skill_version()}}
     try:
+        if folder.record.exists() and not folder.record.is_file():
+            raise TableError("is not a file", where=str(folder.record))
         settings = {key: value for key, value in asdict(read_record(folder)).items() if key in _SETTINGS}
-        texts["run_settings.json"] = {"lookalike": __version__, **settings}
+        texts["settings.json"] = {"lookalike": __version__, **settings}
     except TableError as problem:
         if folder.record.exists():
-            yield f"not packaged: run_settings.json: {problem.what}"
+            yield f"not packaged: settings.json: {problem.what}"
     for name, content in texts.items():
         try:
             _write_json(folder.config / name, content)

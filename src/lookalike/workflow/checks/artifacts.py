@@ -31,27 +31,29 @@ def check_contract_files(folder: RunFolder) -> Iterator[Finding]:
         yield from check_file(path, folder)
 
 
-def check_own_files(folder: RunFolder, record: RunRecord) -> Iterator[Finding]:
-    """Look for the files that a run of lookalike has: those of the contract, and those that its result calls for."""
-    expected = [path for path in contract_files(folder) if record.model or path != folder.embedding_spec]
-    expected += [folder.pairs, folder.log]
-    for path in expected:
+def check_own_files(folder: RunFolder, linked: tuple[str, ...]) -> Iterator[Finding]:
+    """Look for the files that a run of lookalike has: those of the contract, and the pictures.
+
+    Parameters
+    ----------
+    folder:
+        The run.
+    linked:
+        Names of files that the report shows or links to: it shows the plots that there was something to draw in.
+    """
+    for path in (*contract_files(folder), folder.pairs, folder.log):
         yield from check_file(path, folder)
-    yield from _check_pictures(folder, record)
-
-
-def _check_pictures(folder: RunFolder, record: RunRecord) -> Iterator[Finding]:
-    """The gallery and the plots: made again with one command, so a missing one is a warning."""
-    again = f"make it again: lookalike gallery {folder.path}"
-    if record.settings.get("gallery", True):
-        for found in check_file(folder.gallery, folder):
-            yield warning(found.rule, found.message, found.where, again)
-    if not record.counts.get("pairs"):
-        return  # nothing to draw
-    names = [Path(name) for name in record.files if PurePosixPath(name).parent.name == folder.plots.name]
-    for path in {folder.plots / "distances.png", *(folder.path / name for name in names)}:
+    plots = {folder.plots / PurePosixPath(name).name for name in linked if _is_plot(name, folder)}
+    # A picture is no part of the result, so a missing one is a warning.
+    for path in (folder.gallery, *sorted(plots)):
         for found in check_file(path, folder):
-            yield warning(found.rule, found.message, found.where, "run the mining again to draw it")
+            how = f"lookalike gallery {folder.path}" if path == folder.gallery else "mine again with the same settings"
+            yield warning(found.rule, found.message, found.where, f"make it again: {how}")
+
+
+def _is_plot(name: str, folder: RunFolder) -> bool:
+    """Whether the name of a file is that of a plot of this run."""
+    return PurePosixPath(name).parts[:-1] == (folder.plots.name,)
 
 
 def check_file(path: Path, folder: RunFolder) -> Iterator[Finding]:
@@ -85,7 +87,7 @@ def _whole(path: Path, size: int, first: bytes, last: bytes) -> bool:
 def _hint(path: Path) -> str:
     """What brings a missing file back."""
     if path.name == "Mining_Report.md":
-        return "the report is written last: the run did not end; go on with `lookalike mine ... --resume RUN`"
+        return "the report is written last: the run did not end; go on with `lookalike mine --resume RUN`"
     return "copy the whole run folder, or run the mining again"
 
 
@@ -93,7 +95,7 @@ def check_digests(folder: RunFolder, record: RunRecord) -> Iterator[Finding]:
     """Compare the files with their sizes and digests in the record; those that are missing are told elsewhere."""
     for name, recorded in record.files.items():
         path = folder.path / name
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
             yield error(Rule.RECORD, f"names a file outside the run folder: {name}", folder.record.name)
             continue
         try:
@@ -101,7 +103,7 @@ def check_digests(folder: RunFolder, record: RunRecord) -> Iterator[Finding]:
                 continue
             same = path.stat().st_size == recorded.bytes and file_record(path) == recorded
         except FileNotFoundError:
-            if path not in (*contract_files(folder), folder.pairs, folder.gallery) and path.parent != folder.plots:
+            if path not in (*contract_files(folder), folder.pairs, folder.gallery):
                 yield error(Rule.ARTIFACT, "is missing, and the record names it", name, _hint(path))
             continue
         except OSError as problem:
@@ -116,11 +118,9 @@ def check_package(folder: RunFolder) -> Iterator[Finding]:
     """The packaged configuration is that of the run, and the transcript is for its owner alone."""
     for spec in (folder.embedding_spec, folder.mining_spec):
         copy = folder.config / spec.name
-        try:
-            same = copy.read_bytes() == spec.read_bytes()
-        except OSError:
+        if not copy.is_file() or not spec.is_file():
             continue  # not packaged, or told by the files' own check
-        if not same:
+        if file_record(copy) != file_record(spec):
             name = f"{folder.config.name}/{spec.name}"
             yield warning(Rule.PACKAGE, f"is not the {spec.name} of the run", name, f"copy {spec.name} there again")
     if os.name != "nt" and folder.transcript.is_file() and folder.transcript.stat().st_mode & 0o077:

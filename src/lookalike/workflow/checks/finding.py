@@ -48,7 +48,7 @@ MEANINGS = {
     Rule.UNFINISHED: "the run has neither a record nor a report: it did not end",
     Rule.MADE_ELSEWHERE: "no record and no pair table: another workflow made the run, and less can be checked",
     Rule.RECORD: "`run.json` is there, can be read, and agrees with the tables",
-    Rule.ARTIFACT: "every file that the run should have is there, and is neither empty nor cut off",
+    Rule.ARTIFACT: "every file that the run should have is there, neither empty nor cut off; plots as the report shows",
     Rule.CHANGED: "the files still have the bytes that the run wrote",
     Rule.TABLE: "every table can be read and has the columns and types that its readers expect",
     Rule.VECTORS: "the first vectors of both embedding tables have one length and no nulls, NaN or infinities",

@@ -34,7 +34,9 @@ def check_paths(shape: Shape, root: str) -> Iterator[Finding]:
         Where relative paths start; empty for the working directory.
     """
     name = shape.path.name
-    paths, broken = _first_paths(shape.path)
+    paths, broken, empty = _first_paths(shape.path)
+    if empty:
+        yield error(Rule.TABLE, f"{empty} rows have no path", name, "give every row a path, or remove those rows")
     if broken:
         message = f"{broken} paths are not valid UTF-8 (or were replaced by marks), and cannot be opened by their names"
         yield error(Rule.PATH_ENCODING, message, name, "rename those files, then make the table again")
@@ -56,23 +58,26 @@ def check_paths(shape: Shape, root: str) -> Iterator[Finding]:
         yield warning(Rule.PATH_MISSING, message, name, hint)
 
 
-def _first_paths(path: Path) -> tuple[list[str], int]:
-    """The first paths that can be read as text, and how many cannot."""
+def _first_paths(path: Path) -> tuple[list[str], int, int]:
+    """The first paths that can be read as text, how many cannot, and how many are null or empty."""
     with pq.ParquetFile(path) as file:
         batch = next(file.iter_batches(batch_size=_ENCODED, columns=["filepath"]), None)
     if batch is None:
-        return [], 0
-    good, broken = [], 0
+        return [], 0, 0
+    good, broken, empty = [], 0, 0
     for content in batch.column(0).cast(pa.large_binary()).to_pylist():
+        if not content:
+            empty += 1
+            continue
         try:
-            text = (content or b"").decode()
+            text = content.decode()
         except UnicodeDecodeError:
             text = _REPLACEMENT
         if _REPLACEMENT in text:
             broken += 1
         else:
             good.append(text)
-    return good, broken
+    return good, broken, empty
 
 
 def _exists(path: str, root: str) -> bool:

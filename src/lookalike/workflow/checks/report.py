@@ -50,6 +50,8 @@ _HINT = "write the report again; `lookalike mine` writes one that passes"
 
 def read_report(path: Path) -> tuple[str, list[Finding]]:
     """The text of a report, and what is wrong with the file itself; no text where it cannot be read."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        return "", [error(Rule.ARTIFACT, "is not a file", NAME)]
     try:
         with path.open("rb") as stream:
             content = stream.read(_MOST_BYTES + 1)
@@ -94,6 +96,12 @@ def check_report(text: str, *, targets: int | None = None, mined: int | None = N
     verdicts = [body for title, body in found if _key(title) == "verdict"]
     if verdicts:
         yield from _check_numbers(verdicts[0], targets, mined)
+
+
+def linked_files(text: str) -> tuple[str, ...]:
+    """Files that a report shows or links to by a relative path."""
+    links = re.findall(r"\]\(([^()\s]+)\)", text)
+    return tuple(dict.fromkeys(link for link in links if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|[/#]", link)))
 
 
 def split_sections(text: str) -> list[tuple[str, str]]:

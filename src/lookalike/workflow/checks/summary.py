@@ -23,6 +23,8 @@ _OPTIONAL = frozenset({"pairs"})
 _STEP = re.compile(r"^\s*After (.+?) filtering: kept (\d+)/(\d+) pairs, dropped (\d+)", re.MULTILINE)
 _OLD_STEP = re.compile(r"^\s*Label filtering: kept (\d+)/(\d+) pairs, dropped (\d+)", re.MULTILINE)
 _LABELS = "label mismatch"
+#: Letters that are read: warnings can make a summary long, but not longer than this.
+_MOST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,13 @@ class Summary:
 
 def read_summary(path: Path) -> tuple[Summary | None, list[Finding]]:
     """Read a summary; None, with a finding, where it lacks a number."""
+    if not path.is_file():
+        return None, []  # the files' own check tells it
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None, []  # missing: the files' own check tells it
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            text = stream.read(_MOST)
+    except OSError as problem:
+        return None, [error(Rule.SUMMARY, f"cannot be read: {problem.strerror}", NAME)]
     numbers = {}
     for key, words in _NUMBERS.items():
         found = re.search(rf"^\s*{words}: (\d+)\s*$", text, re.MULTILINE)
