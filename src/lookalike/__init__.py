@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from lookalike.workflow.mining import mine as mine
     from lookalike.workflow.unique import UniqueResult as UniqueResult
     from lookalike.workflow.unique import unique_neighbors as unique_neighbors
+    from lookalike.workflow.run import RunResult as RunResult
+    from lookalike.workflow.run import resume_run as resume_run
+    from lookalike.workflow.run import run as run
 
 _HOMES = {
     "lookalike.embedding.images": ("EmbeddingResult", "embed_images"),
@@ -54,6 +57,7 @@ _HOMES = {
     "lookalike.neighbors.search": ("nearest_neighbors",),
     "lookalike.workflow.mining": ("MiningResult", "mine"),
     "lookalike.workflow.unique": ("UniqueResult", "unique_neighbors"),
+    "lookalike.workflow.run": ("RunResult", "resume_run", "run"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

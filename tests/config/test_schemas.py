@@ -10,6 +10,7 @@ from lookalike.config.schemas import (
     MISSING,
     ImageEmbeddingsConfig,
     NearestNeighborsConfig,
+    RunConfig,
     UniqueNeighborMatchingConfig,
     settings_of,
 )
@@ -18,8 +19,11 @@ FUNCTIONS = [
     (lookalike.embed_images, ImageEmbeddingsConfig),
     (lookalike.mine, NearestNeighborsConfig),
     (lookalike.unique_neighbors, UniqueNeighborMatchingConfig),
+    (lookalike.run, RunConfig),
 ]
-every = pytest.mark.parametrize(("function", "schema"), FUNCTIONS, ids=["embed_images", "mine", "unique_neighbors"])
+every = pytest.mark.parametrize(
+    ("function", "schema"), FUNCTIONS, ids=["embed_images", "mine", "unique_neighbors", "run"]
+)
 #: Parameters that take Python objects, which no YAML file can hold.
 PYTHON_ONLY = {"exclude_paths"}
 
@@ -85,7 +89,7 @@ def test_nearest_neighbors_that_cannot_be_right(values):
         NearestNeighborsConfig(**values).validate()
 
 
-@pytest.mark.parametrize("schema", [ImageEmbeddingsConfig, NearestNeighborsConfig])
+@pytest.mark.parametrize("schema", [ImageEmbeddingsConfig, NearestNeighborsConfig, RunConfig])
 def test_defaults_are_valid(schema):
     """The defaults themselves pass."""
     schema().validate()

@@ -163,10 +163,7 @@ def action_help(category: str, name: str, action: Action) -> str:
         "",
         "Settings, in SPEC.yaml or as key=value (which wins over SPEC.yaml):",
     ]
-    for setting in settings_of(action.schema):
-        default = "required" if setting.default == MISSING else f"default {setting.default!r}"
-        lines.append(f"  {setting.key} ({setting.type}, {default})")
-        lines += textwrap.wrap(setting.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += setting_lines(action.schema)
     lines += [
         "",
         "Flags:",
@@ -177,6 +174,16 @@ def action_help(category: str, name: str, action: Action) -> str:
         "The last line is `Execution status: PASS` (exit status 0) or `Execution status: FAIL` (exit status 1).",
     ]
     return "\n".join(lines)
+
+
+def setting_lines(schema: type) -> list[str]:
+    """Every setting of a schema with its type, default and meaning."""
+    lines = []
+    for setting in settings_of(schema):
+        default = "required" if setting.default == MISSING else f"default {setting.default!r}"
+        lines.append(f"  {setting.key} ({setting.type}, {default})")
+        lines += textwrap.wrap(setting.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return lines
 
 
 def _first_line(schema: type) -> str:

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import cache, history
-from lookalike.cli.status import report_errors, set_up_logging
+from lookalike.cli import cache, check, gallery, history, hook, mine, skill
+from lookalike.cli.status import escape_foreign_letters, report_errors, set_up_logging
 
 app = typer.Typer(
     help="Find the pool images that look like your model's failures.",
@@ -22,10 +22,17 @@ app = typer.Typer(
 )
 app.add_typer(cache.app, name="cache")
 app.add_typer(history.app, name="history")
+for command in (mine.mine, gallery.gallery, gallery.review, gallery.view):
+    app.command()(command)
+app.add_typer(skill.app, name="skill")
+app.command()(check.check)
+# A hook never fails: what it does not know is let pass.
+app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(hook.hook)
 
 
 def main() -> None:
     """Entry point: exit status 0 when all went well, 1 on an error, 2 on a wrong argument."""
+    escape_foreign_letters()
     set_up_logging()
     codes: list[int] = []
 

@@ -75,10 +75,8 @@ def run_with_status(work: Callable[[], None]) -> None:
     The last line on standard output is `Execution status: PASS` (exit status 0) or `Execution status: FAIL`
     (exit status 1): callers read both.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the terminal's encoding has not
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    end_on_sigterm()
+    escape_foreign_letters()
     try:
         set_up_logging()
         passed = report_errors(work)
@@ -88,6 +86,18 @@ def run_with_status(work: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         passed = False
     sys.exit(0 if passed else 1)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end the process as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def escape_foreign_letters() -> None:
+    """Print a letter that the terminal's encoding has not, as a path may hold it, as its escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -15,8 +15,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from lookalike.config.schemas import ImageEmbeddingsConfig, NearestNeighborsConfig, UniqueNeighborMatchingConfig
+from lookalike.config.schemas import (
+    ImageEmbeddingsConfig,
+    NearestNeighborsConfig,
+    RunConfig,
+    UniqueNeighborMatchingConfig,
+)
 from lookalike.errors import ConfigError
 
-Schema = ImageEmbeddingsConfig | NearestNeighborsConfig | UniqueNeighborMatchingConfig
+Schema = ImageEmbeddingsConfig | NearestNeighborsConfig | UniqueNeighborMatchingConfig | RunConfig
 
 #: Hydra's own logging and folders are switched off: the commands log and write by themselves.
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
@@ -97,6 +102,30 @@ def run(schema: type[Schema], line: CommandLine, task: Callable[[Any], None]) ->
             raise ConfigError(_reason(error), hint="see --help for the keys, their types and defaults") from error
     if failures:
         raise failures[0]
+
+
+def spec_text(settings: Schema, head: Sequence[str] = ()) -> str:
+    """Settings as the YAML of a spec file, which composes to the same values again.
+
+    What OmegaConf would take for an interpolation in a path is only text here. `head` are comments above.
+    """
+    values = {
+        key: re.sub(r"(\\*)\$\{", lambda found: found.group(1) * 2 + "\\${", value) if isinstance(value, str) else value
+        for key, value in asdict(settings).items()
+    }
+    comment = "".join(f"# {' '.join(line.splitlines())}\n" for line in head)  # a path may hold a line break
+    return comment + OmegaConf.to_yaml(OmegaConf.create(values))
+
+
+def read_spec(schema: type[Schema], spec: Path) -> Any:
+    """The settings of a spec file as an instance of `schema`.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be read, or a key is unknown, missing or of the wrong type.
+    """
+    return _instance(_merge_spec(OmegaConf.structured(schema), spec, schema))
 
 
 def _refuse_multirun(line: CommandLine) -> None:

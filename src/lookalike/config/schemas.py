@@ -35,6 +35,12 @@ def setting(default: T, help: str) -> T:
     return field(default=default, metadata={"help": help})
 
 
+def same(schema: type, key: str, default: Any = None) -> Any:
+    """A field as another schema has it: its default (unless one is given) and its sentence, written there only."""
+    origin = next(f for f in fields(schema) if f.name == key)
+    return field(default=origin.default if default is None else default, metadata=dict(origin.metadata))
+
+
 @dataclass
 class ImageEmbeddingsConfig:
     """Embed the images of a table with a pretrained encoder."""
@@ -315,6 +321,83 @@ class ScoringConfig:
                 f"max_per_target={self.max_per_target} is less than min_per_target={self.min_per_target}",
                 hint="raise max_per_target, or lower min_per_target",
             )
+
+
+@dataclass
+class RunConfig:
+    """Mine a pool for images like the targets, from two tables to a run folder that people and machines read."""
+
+    targets: str = setting(
+        MISSING,
+        "the images to find more of: a parquet file or folder, CSV, TSV, JSON Lines (column `filepath`), a text file "
+        "of paths, a folder of images, a Visual ChangeNet CSV, or an embedding table",
+    )
+    pool: str = setting(MISSING, "where to look for them: the same kinds of input")
+    out: str = setting(".", "the run folder is made in here, as mining_results/YYYY-MM-DD_HHMMSS")
+    run_dir: str = setting("", "exactly this run folder instead, which must be empty or absent")
+    model: str = same(ImageEmbeddingsConfig, "model", "SigLIP")
+    model_path: str = same(ImageEmbeddingsConfig, "model_path", "google/siglip-base-patch16-224")
+    topn: int = same(NearestNeighborsConfig, "topn")
+    knn_metric: str = same(NearestNeighborsConfig, "knn_metric", "cosine")
+    filter_by_label: str = same(NearestNeighborsConfig, "filter_by_label")
+    distance_threshold: float = same(NearestNeighborsConfig, "distance_threshold")
+    within_label: bool = same(NearestNeighborsConfig, "within_label")
+
+    images_root: str = setting("", "Visual ChangeNet CSV: the folder that `input_path` starts in; empty: where you are")
+    light: str = setting("SolderLight", "Visual ChangeNet CSV: the lighting whose image is taken")
+    image_ext: str = setting(".jpg", "Visual ChangeNet CSV: ending of the image files")
+    gallery_all: bool = setting(False, "true: the gallery shows every target, in pages, however many there are")
+
+    device: str = same(ImageEmbeddingsConfig, "device")
+    batch_size: int = same(ImageEmbeddingsConfig, "batch_size")
+    model_config_path: str = same(ImageEmbeddingsConfig, "model_config_path")
+    architecture: str = same(ImageEmbeddingsConfig, "architecture")
+    precision: str = same(ImageEmbeddingsConfig, "precision")
+    runtime: str = same(ImageEmbeddingsConfig, "runtime")
+    decoder: str = same(ImageEmbeddingsConfig, "decoder")
+    on_error: str = same(ImageEmbeddingsConfig, "on_error")
+    exif: str = same(ImageEmbeddingsConfig, "exif")
+    bit_depth: str = same(ImageEmbeddingsConfig, "bit_depth")
+    max_pixels: int = same(ImageEmbeddingsConfig, "max_pixels")
+    max_bytes: int = same(ImageEmbeddingsConfig, "max_bytes")
+    shard_rows: int = same(ImageEmbeddingsConfig, "shard_rows")
+    root: str = same(ImageEmbeddingsConfig, "root")
+    retries: int = same(ImageEmbeddingsConfig, "retries")
+    time_limit: float = same(ImageEmbeddingsConfig, "time_limit")
+    cache_dir: str = same(ImageEmbeddingsConfig, "cache_dir")
+    cache_bytes: int = same(ImageEmbeddingsConfig, "cache_bytes")
+    verify: str = same(ImageEmbeddingsConfig, "verify")
+    reuse: str = same(ImageEmbeddingsConfig, "reuse")
+    embedding_dtype: str = same(ImageEmbeddingsConfig, "embedding_dtype")
+
+    search_device: str = same(NearestNeighborsConfig, "device")
+    memory_limit: int = same(NearestNeighborsConfig, "memory_limit")
+    target_vectors: str = setting(
+        NearestNeighborsConfig.target_embed_column_name,
+        "a parquet input of targets with lists of numbers in this column is an embedding table, and taken as it is",
+    )
+    pool_vectors: str = setting(NearestNeighborsConfig.source_embed_column_name, "the same for the pool")
+
+    def validate(self) -> None:
+        """Refuse what cannot be right, before any work starts."""
+        self.embedding("", "").validate()
+        self.mining("", "", "").validate()
+        if self.image_ext and not self.image_ext.startswith("."):
+            raise ConfigError(f"image_ext={self.image_ext!r} is not possible", hint="it begins with a dot, like .png")
+
+    def embedding(self, input_parquet: str, output_parquet: str) -> ImageEmbeddingsConfig:
+        """The settings of the embedding step of one side."""
+        mine = {f.name for f in fields(self)}
+        shared = {f.name: getattr(self, f.name) for f in fields(ImageEmbeddingsConfig) if f.name in mine}
+        return ImageEmbeddingsConfig(input_parquet=input_parquet, output_parquet=output_parquet, **shared)
+
+    def mining(self, source_parquet: str, target_parquet: str, output_parquet: str) -> NearestNeighborsConfig:
+        """The settings of the mining step, on the run folder's own tables, whose vectors are in `embedding`."""
+        return NearestNeighborsConfig(
+            source_parquet, target_parquet, output_parquet, self.topn, self.knn_metric,
+            filter_by_label=self.filter_by_label, distance_threshold=self.distance_threshold,
+            within_label=self.within_label, device=self.search_device, memory_limit=self.memory_limit,
+        )  # fmt: skip
 
 
 class Setting(NamedTuple):

@@ -35,6 +35,7 @@ from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.cache_database import (
     SUFFIX,
     Database,
+    connect,
     file_id,
     folder_lock,
     is_busy,
@@ -141,6 +142,25 @@ class Entry(NamedTuple):
     digest: bytes
     stamp: FileStamp | None
     cached: Cached
+
+
+def count_cached(folder: Path, identity: EncoderIdentity, filepaths: Sequence[str]) -> int:
+    """How many local files a run would find by path, size and modification time; changes nothing, not even use times.
+
+    A database that cannot be read just now has none.
+    """
+    path = folder / f"{cache_key(identity)}{SUFFIX}"
+    found = 0
+    with contextlib.suppress(sqlite3.Error, OSError):
+        if not path.is_file():
+            return 0
+        with contextlib.closing(connect(path, "ro")) as connection:
+            for start in range(0, len(filepaths), _CHUNK):
+                chunk = {_path_key(one): one for one in filepaths[start : start + _CHUNK] if "://" not in one}
+                query = f"SELECT path, size, mtime_ns FROM files WHERE path IN ({','.join('?' * len(chunk))})"  # noqa: S608
+                for key, size, mtime_ns in connection.execute(query, list(chunk)):
+                    found += FileStamp.of(chunk[key]) == (size, mtime_ns)
+    return found
 
 
 class VectorCache:

@@ -29,7 +29,7 @@ from lookalike.images.outcome import QuarantinedImage, Reason, count_reasons, qu
 from lookalike.progress import progress
 from lookalike.tables.atomic import atomic_path, check_output
 from lookalike.tables.embedding_table import EmbeddingTableWriter
-from lookalike.tables.image_table import Filepaths, read_image_table
+from lookalike.tables.image_table import Filepaths, name_of, read_image_table
 from lookalike.tables.pair_table import sibling, write_table
 from lookalike.tables.vectors import lost_in
 
@@ -143,26 +143,46 @@ def embed_images(
     ImagesFailed
         When every image failed, or one did and `on_error` is ``raise``.
     """
-    is_path = isinstance(input_parquet, str | Path)
-    source = str(input_parquet) if is_path else "the given table"
     settings = ImageEmbeddingsConfig(
-        source, str(output_parquet), model, model_path, model_config_path, batch_size,
+        name_of(input_parquet), str(output_parquet), model, model_path, model_config_path, batch_size,
         architecture, device, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
         max_bytes, root, retries, time_limit, cache_dir, cache_bytes, verify,
         str(reuse), retry_quarantined, embedding_dtype,
     )  # fmt: skip
-    settings.validate()
-    check_root(root)
-    check_model(model, model_path, model_config_path, architecture)
-    check_runtime(runtime, device, precision)
+    devices, sources = check_embedding(settings)
     output = Path(output_parquet)
+    given = (settings.input_parquet,) if isinstance(input_parquet, str | Path) else ()
     for written in (output, sibling(output, "_quarantine")):
-        check_output(written, inputs=(*((source,) if is_path else ()), *((settings.reuse,) if settings.reuse else ())))
-    sources = open_sources(settings)
-    devices = choose_devices(device, runtime)
-    check_card(settings, devices[0])
+        check_output(written, inputs=(*given, *((settings.reuse,) if settings.reuse else ())))
     table = read_image_table(input_parquet)
     return _embed_table(table, open_encoder(settings, devices[0]), devices, settings, sources)
+
+
+def check_embedding(settings: ImageEmbeddingsConfig) -> tuple[list[str], list[Source]]:
+    """Refuse settings that cannot be right, before an image table is read; loads torch, but no model.
+
+    Returns
+    -------
+    devices, sources:
+        Where to embed, and the earlier tables that vectors are taken from.
+    """
+    settings.validate()
+    check_root(settings.root)
+    check_model(settings.model, settings.model_path, settings.model_config_path, settings.architecture)
+    check_runtime(settings.runtime, settings.device, settings.precision)
+    sources = open_sources(settings)
+    devices = choose_devices(settings.device, settings.runtime)
+    check_card(settings, devices[0])
+    return devices, sources
+
+
+def embed_with(encoder: Encoder, settings: ImageEmbeddingsConfig) -> EmbeddingResult:
+    """Do what `embed_images` does with an encoder that `open_encoder` gave for these settings.
+
+    A run that embeds two tables loads its model once.
+    """
+    devices, sources = check_embedding(settings)
+    return _embed_table(read_image_table(settings.input_parquet), encoder, devices, settings, sources)
 
 
 def _embed_table(

@@ -180,11 +180,18 @@ def _preparer(work: Work, encoder: Encoder, cache: VectorCache | None) -> Prepar
     return alone
 
 
+def cache_folder_of(settings: ImageEmbeddingsConfig) -> Path | None:
+    """The cache folder that the settings name, or None where the cache is switched off."""
+    if settings.cache_dir.strip().lower() == "off":
+        return None
+    return Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+
+
 def _open_cache(
     encoder: Encoder, settings: ImageEmbeddingsConfig
 ) -> contextlib.AbstractContextManager[VectorCache | None]:
     """The cache of the encoder's vectors, or None where it is switched off."""
-    if settings.cache_dir.strip().lower() == "off":
+    folder = cache_folder_of(settings)
+    if folder is None:
         return contextlib.nullcontext()
-    folder = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
     return VectorCache(folder, encoder.identity, settings.cache_bytes)

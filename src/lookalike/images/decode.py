@@ -66,8 +66,16 @@ class Decoded:
     clipped: bool
 
 
-def decode(data: bytes, settings: DecodeSettings) -> Decoded:
+def decode(data: bytes, settings: DecodeSettings, *, edge: int = 0) -> Decoded:
     """Decode the bytes of one image file.
+
+    Parameters
+    ----------
+    data, settings:
+        The file, and how it becomes pixels.
+    edge:
+        For thumbnails: a JPEG may be decoded to an eighth of its size, many times faster, but to no smaller than
+        this edge. 0: the whole image.
 
     Raises
     ------
@@ -90,11 +98,29 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded:
                 detail = f"{opened.width} x {opened.height} is {pixels} pixels, more than {settings.max_pixels}"
                 raise ImageRejected(Reason.TOO_LARGE, detail, size)
             try:
+                if edge:
+                    opened.draft(None, (edge, edge))
                 opened.load()
                 image: Image.Image = ImageOps.exif_transpose(opened) if settings.exif == "apply" else opened
                 return _to_grey_or_rgb(image, settings.bit_depth)
             except _DAMAGED as error:
                 raise _damaged(error, size) from None
+
+
+def media_type(data: bytes) -> str:
+    """The media type of the bytes of one image file, by what they are: ``image/png``.
+
+    Raises
+    ------
+    ImageRejected
+        When they are not an image.
+    """
+    with _own_pixel_bound():
+        try:
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+                return Image.MIME[image.format or ""]
+        except (UnidentifiedImageError, *_DAMAGED):
+            raise ImageRejected(Reason.NOT_AN_IMAGE, "no known image format", len(data)) from None
 
 
 @functools.cache

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lookalike.config.schemas import ImageEmbeddingsConfig
-from lookalike.images.decode import DecodeSettings, decode
-from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import ImageRejected
+from lookalike.reports.thumbnails import Reading, small_copy
 from lookalike.tables.atomic import atomic_path
 
 _THUMB, _GAP, _CAPTION, _BORDER, _MARGIN = 96, 8, 18, 4, 24
@@ -19,11 +17,8 @@ _INK, _PAPER = "#1b1f24", "#ffffff"
 #: Frame colours, chosen to differ for colour-blind eyes too (Okabe and Ito's blue, bluish green, vermilion).
 TARGET_FRAME, SAME_FRAME, OTHER_FRAME = "#0072b2", "#009e73", "#d55e00"
 
-#: How the engine reads and decodes by default: the sheet shows what the encoder saw.
-_READING = ReadSettings(ImageEmbeddingsConfig.root, ImageEmbeddingsConfig.max_bytes, ImageEmbeddingsConfig.retries)
-_DECODING = DecodeSettings(
-    ImageEmbeddingsConfig.exif, ImageEmbeddingsConfig.bit_depth, ImageEmbeddingsConfig.max_pixels
-)
+#: The defaults: the sheet shows what the encoder saw.
+_READING = Reading.of({})
 
 
 @dataclass(frozen=True)
@@ -99,8 +94,6 @@ def _draw(
 def _thumbnail(filepath: str) -> Image.Image | None:
     """A small RGB copy of an image, or None where it cannot be read any more."""
     try:
-        picture = decode(read_bytes(filepath, _READING), _DECODING).image
+        return small_copy(filepath, _THUMB, _READING)
     except ImageRejected:
         return None
-    picture.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
-    return picture.convert("RGB")

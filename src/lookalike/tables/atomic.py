@@ -41,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def check_output(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
-    """Refuse, before any work, an output path that cannot be written or that is one of the inputs.
+    """Refuse, before any work, an output path that cannot be written or that is one of the inputs; makes its folder.
 
     Parameters
     ----------
@@ -50,6 +50,19 @@ def check_output(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
     inputs:
         The files that will be read; writing over one of them would lose it.
     """
+    check_place(path, inputs=inputs)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TableError(
+            f"the folder cannot be made: {error.strerror}",
+            where=str(path.parent),
+            hint="choose another folder",
+        ) from error
+
+
+def check_place(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
+    """Refuse what can be known to be wrong with an output path, and write nothing; parameters as of `check_output`."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise TableError("outputs are local files, and this is a URL", where=str(path), hint="write to a local path")
     if str(path).startswith("~"):
@@ -65,16 +78,19 @@ def check_output(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
             )
         if path.exists() and given.exists() and path.samefile(given):
             raise TableError("is an input and would be overwritten", where=str(path), hint="choose another output")
+    there = next((folder for folder in path.absolute().parents if _exists(folder)), path.absolute())
+    if not there.is_dir():
+        raise TableError("is a file, and a folder is needed there", where=str(there), hint="choose another folder")
+    if not os.access(there, os.W_OK):
+        raise TableError("the folder is not writable", where=str(there), hint="choose another folder")
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path is there, as far as this user may know."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TableError(
-            f"the folder cannot be made: {error.strerror}",
-            where=str(path.parent),
-            hint="choose another folder",
-        ) from error
-    if not os.access(path.parent, os.W_OK):
-        raise TableError("the folder is not writable", where=str(path.parent), hint="choose another folder")
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _to_disk(path: Path) -> None:

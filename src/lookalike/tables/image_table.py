@@ -57,6 +57,8 @@ PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _LIST_SUFFIXES = frozenset({".txt", ".lst"})
+#: Columns that are text in CSV, whatever they look like; the last three are those of Visual ChangeNet.
+_TEXT_COLUMNS = ("filepath", "label", "input_path", "golden_path", "object_name")
 #: Paths that become Python strings at a time when all of them are walked through.
 _WALK = 16_384
 
@@ -122,14 +124,31 @@ def read_image_table(table: Any) -> pa.Table:
         When nothing is there, the format is unknown, the file is damaged, `filepath` is missing, is not
         text, or holds nulls, or no row is left.
     """
+    return check_filepath(read_rows(table), name_of(table))
+
+
+def name_of(table: Any) -> str:
+    """What messages call a table: its path, or what it is."""
     if isinstance(table, pa.Table):
-        name, read = "the given table", table
+        return "the given table"
+    return "the given DataFrame" if hasattr(table, "to_parquet") else str(table)
+
+
+def read_rows(table: Any) -> pa.Table:
+    """Read a table as `read_image_table` does, with whatever columns it has and however many rows.
+
+    Raises
+    ------
+    TableError
+        When nothing is there, the format is unknown or the file is damaged.
+    """
+    if isinstance(table, pa.Table):
+        read = table
     elif hasattr(table, "to_parquet"):
-        name, read = "the given DataFrame", pa.Table.from_pandas(table, preserve_index=False)
+        read = pa.Table.from_pandas(table, preserve_index=False)
     else:
-        name = str(table)
-        read = _read(name)
-    return check_filepath(_without_pandas_index(read), name)
+        read = _read(str(table))
+    return _without_pandas_index(read)
 
 
 def check_filepath(table: pa.Table, name: str) -> pa.Table:
@@ -196,7 +215,7 @@ def _read(name: str) -> pa.Table:
 
 def _read_delimited(filesystem: Any, path: str, delimiter: str) -> pa.Table:
     """Read CSV or TSV; paths and labels stay text even where they look like numbers (`01` is not `1`)."""
-    texts = {"filepath": pa.string(), "label": pa.string()}
+    texts = dict.fromkeys(_TEXT_COLUMNS, pa.string())
     convert = pyarrow.csv.ConvertOptions(column_types=texts, strings_can_be_null=False)
     with filesystem.open(path, "rb") as stream:
         return pyarrow.csv.read_csv(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,31 +117,54 @@ def mine(
         source_embed_column_name, target_embed_column_name, str(filter_by_label), distance_threshold, min_similarity,
         within_label, device, memory_limit,
     )  # fmt: skip
+    return mine_with(settings, exclude_paths=exclude_paths)
+
+
+def mine_with(
+    settings: NearestNeighborsConfig, notes: Sequence[str] = (), exclude_paths: Collection[str] = ()
+) -> MiningResult:
+    """Do what `mine` does.
+
+    Parameters
+    ----------
+    settings:
+        As `mine` takes them.
+    notes:
+        What is known already to change the meaning of the result, and was said: the first warnings of the summary.
+    exclude_paths:
+        As `mine` takes them.
+    """
     settings.validate()
-    output = Path(output_parquet)
+    output = Path(settings.output_parquet)
     beside = (*_beside(output), *(floor_files(output) if settings.has_floor else ()))
     if output in beside and output.name != "mined_candidates.parquet":
         raise TableError("is the name of another file of this run", where=str(output), hint="choose another name")
     for written in (output, *beside):
         check_output(written, inputs=(settings.source_parquet, settings.target_parquet))
-    check_embedding_table(settings.source_parquet, source_embed_column_name)
-    target = read_embedding_table(settings.target_parquet, target_embed_column_name)
-    source = EmbeddingStream(settings.source_parquet, source_embed_column_name)
+    columns = (settings.target_embed_column_name, settings.source_embed_column_name)
+    check_embedding_table(settings.source_parquet, columns[1])
+    target = read_embedding_table(settings.target_parquet, columns[0])
+    source = EmbeddingStream(settings.source_parquet, columns[1])
     source.check_filepaths()
-    columns = (target_embed_column_name, source_embed_column_name)
     excluded = _excluded(source, exclude_paths)
     left = source.rows - (0 if excluded is None else int(excluded.sum()))
     warnings = [*compare_encoders(target, source, columns), *_setting_warnings(settings, target, source, left)]
 
-    wanted = Search(min(topn, max(left, 1)), knn_metric, within_label, excluded, device, memory_limit, certified=True)
-    searched = search(open_side(target, "target", target_embed_column_name), source, wanted)
+    wanted = Search(
+        min(settings.topn, max(left, 1)), settings.knn_metric, settings.within_label, excluded, settings.device,
+        settings.memory_limit, certified=True,
+    )  # fmt: skip
+    searched = search(open_side(target, "target", columns[0]), source, wanted)
     warnings += _result_warnings(settings, (target.name, source.name), searched)
     pairs = _pairs(target, source, searched)
     selection = _select(settings, pairs, target.labels is not None and source.has_labels)
     if settings.has_floor:
         rows = pairs.column("source_row").to_numpy()[selection.kept]
-        selection = apply_floor(selection, nearest_target(source, rows, target, device, memory_limit), min_similarity)
-    return _write(output, settings, searched, selection, pairs, excluded, tuple(warnings))
+        nearest = nearest_target(source, rows, target, settings.device, settings.memory_limit)
+        selection = apply_floor(selection, nearest, settings.min_similarity)
+    for warning in warnings:
+        log.warning(warning)
+    return _write(output, settings, searched, selection, pairs, excluded, (*notes, *warnings))
 
 
 def _beside(output: Path) -> tuple[Path, Path]:
@@ -274,8 +297,6 @@ def _write(
         raw = selection.kept | (selection.outcomes == OUTCOMES.index(Outcome.UNDER_SIMILARITY))
         write_floor(output, _files(pairs, raw), mined, settings.min_similarity)
     write_table(mined, output)
-    for warning in warnings:
-        log.warning(warning)
     return MiningResult(output, pairs_path, summary_path, summary, counts, certificate, warnings)
 
 

@@ -1,0 +1,155 @@
+"""What to do next, from what happened: a sentence each, and the commands with the run's own paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lookalike.reports.facts import UNRELATED, Facts
+from lookalike.reports.findings import Room, reasons, why_empty, why_exhausted, why_noop
+from lookalike.reports.markdown import code, command, count, number
+from lookalike.selection.filters import Outcome
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing to do, or the statement that it need not be done.
+
+    Attributes
+    ----------
+    title:
+        What it is about.
+    text:
+        Markdown.
+    commands:
+        Command lines.
+    """
+
+    title: str
+    text: str
+    commands: list[str] = field(default_factory=list)
+
+
+def recommend(facts: Facts, room: Room) -> list[Action]:
+    """What to do next: first what every run asks about, then what this one does."""
+    return [
+        _augment(facts),
+        _exhausted(facts),
+        _noop(facts),
+        _unrelated(facts),
+        *_rest(facts, room),
+    ]
+
+
+def _augment(facts: Facts) -> Action:
+    if not facts.mined:
+        text = f"`mined.parquet` has no rows, so there is nothing to augment with: {why_empty(facts)}."
+        return Action("Augment: not yet", text, _again(facts))
+    text = (
+        f"Add the {count(facts.mined, 'image')} of `mined.parquet` to the training set, after a look: the first "
+        "command shows the run with full images, the second turns the decisions that you export there into "
+        "`mined_reviewed.parquet`, the list to train on."
+    )
+    run = str(facts.folder.path.resolve())
+    commands = [("lookalike", "view", run), ("lookalike", "review", run, "decisions.csv")]
+    return Action("Augment with `mined.parquet`", text, [command(words) for words in commands])
+
+
+def _again(facts: Facts) -> list[str]:
+    """The search again, with the rule that dropped most switched off."""
+    worst = max(facts.outcomes, key=lambda name: facts.outcomes[name])
+    if facts.setting("within_label"):
+        return [_search(facts, within_label="false")]
+    if worst == Outcome.OVER_DISTANCE:
+        return [_search(facts, distance_threshold="-1.0")]
+    if worst == Outcome.LABEL_MISMATCH:
+        return [_search(facts, filter_by_label="false", within_label="true")]
+    return []
+
+
+def _exhausted(facts: Facts) -> Action:
+    if facts.exhausted and facts.mined:
+        text = (
+            f"It is: {why_exhausted(facts)}. More neighbours a target would bring little; bring new images into the "
+            "pool before the next round."
+        )
+        return Action("Pool exhausted", text)
+    left = facts.record.pool.embedded - facts.mined
+    text = f"It is not: {count(left, 'pool image')} not mined. If you want more, search again without embedding again:"
+    more = min(2 * facts.topn, facts.record.pool.embedded)
+    return Action("Pool exhausted", text, [_search(facts, topn=str(more))] if more > facts.topn and facts.mined else [])
+
+
+def _noop(facts: Facts) -> Action:
+    if not facts.wants_label_filter:
+        text = "It does not apply: `filter_by_label` was off, so the labels of a pair may differ."
+    elif not facts.filter_was_noop:
+        text = "It was none: the label filter dropped pairs whose labels differ, see the counts above."
+    else:
+        text = f"It was one: {why_noop(facts)}."
+        if not facts.filter_ran:
+            text += " Add the column to the input tables, or leave `filter_by_label` out, so that nobody relies on it."
+    return Action("Label filter a no-op", text)
+
+
+def _unrelated(facts: Facts) -> Action:
+    if facts.unrelated and facts.random:
+        limit = UNRELATED * facts.random
+        text = (
+            f"There are: {count(facts.unrelated, 'target')} with no pool image nearer than {number(limit)}. Look at "
+            "them in the gallery. If they are wrong, a threshold drops them; if most are, try an encoder that suits "
+            "the images better."
+        )
+        return Action("Unrelated images", text, [_search(facts, distance_threshold=f"{limit:.4g}")])
+    if not facts.pairs:
+        return Action("Unrelated images", "There is nothing to judge: the search returned no pairs.")
+    text = "None stand out by distance. A person may still find some: a `distance_threshold` would drop the farthest."
+    return Action("Unrelated images", text)
+
+
+def _rest(facts: Facts, room: Room) -> Iterator[Action]:
+    """What only some runs ask for."""
+    by_label = facts.outcomes.get(Outcome.LABEL_MISMATCH, 0)
+    if facts.nothing and facts.mined and by_label:
+        text = "The label filter acts after the search. A search within the label serves every target that it can:"
+        search = _search(facts, filter_by_label="false", within_label="true")
+        yield Action("Targets left with nothing", text, [search])
+    elif facts.nothing and facts.mined:
+        yield Action(
+            "Targets left with nothing", "The pool may lack such images: collect some, or loosen the threshold."
+        )
+    for side in (facts.targets, facts.pool):
+        if side.record.quarantined:
+            place = code(side.quarantine.name, room.value) if side.quarantine else "the quarantine table"
+            yield Action(f"Set aside in {side.name}", f"Mend or replace the files that {place} lists: {reasons(side)}.")
+    if facts.same_path or facts.same_vector:
+        text = "Take the targets out of the pool table, so that the list holds new images only."
+        yield Action("Targets in the pool", text)
+    if facts.hub_count:
+        text = "Look at the hub images first; remove them from the pool if they show nothing that matters."
+        yield Action("Hubs", text)
+    if facts.paths.missing:
+        yield Action("Paths", "Mount the images, or set `root`, before you train with this list.")
+    if facts.same_encoder is None:
+        yield Action("Encoder", "Embed both sides here with one `model` and `model_path`, and mine again.")
+
+
+def _search(facts: Facts, **changed: str) -> str:
+    """The command that searches again in the run's own embedding tables, with other settings."""
+    folder = facts.folder.path.resolve()
+    words = {
+        "source_parquet": str(folder / facts.folder.pool.name),
+        "target_parquet": str(folder / facts.folder.targets.name),
+        "output_parquet": str(folder.with_name(f"{folder.name}_again") / facts.folder.mined.name),
+        "topn": str(facts.setting("topn")),
+        "knn_metric": facts.metric,
+    }
+    for name in ("filter_by_label", "distance_threshold", "within_label"):
+        if facts.setting(name) != facts.defaults[name]:
+            words[name] = str(facts.setting(name)).lower()
+    words |= changed
+    if changed.get("within_label") == "false":
+        del words["within_label"]
+    columns = {"source_embed_column_name": 1, "target_embed_column_name": 0}
+    words |= {name: facts.columns[place] for name, place in columns.items() if facts.columns[place] != "embedding"}
+    return command(["tmm", "nearest_neighbors", *(f"{name}={value}" for name, value in words.items())])

@@ -1,0 +1,196 @@
+"""`gallery.html`: every target with its mined neighbours, on a page that opens from disk and needs no network.
+
+The page is a Jinja template with its style and scripts inside, and one block of JSON. The template escapes what it
+writes; the script writes what the JSON holds as text, never as HTML; the page's own policy lets no other script run
+and nothing be sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lookalike.reports.gallery_data import GalleryData, load, page_content, page_images
+from lookalike.reports.thumbnails import make_thumbnails, setting
+from lookalike.selection.filters import Outcome
+from lookalike.tables.atomic import atomic_path
+from lookalike.tables.run_folder import InputRecord, RunFolder
+
+_TEMPLATES = Path(__file__).parent / "templates"
+#: In the order in which they are joined: each one uses those before it.
+_SCRIPTS = ("gallery_decisions.js", "gallery_tiles.js", "gallery_filters.js", "gallery.js")
+#: What ends a script element or begins another, and two ends of a line that JavaScript knows and JSON does not.
+_ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
+#: Plots by the stems of their files, in the order in which they are shown; others follow.
+_PLOTS = {
+    "distances": "Distances by rank",
+    "labels": "Mined labels against the pool",
+    "map": "Map of targets, mined images and pool",
+}
+
+
+def write_gallery(folder: RunFolder, *, every: bool = False) -> list[Path]:
+    """Write the gallery of a finished run and return its pages.
+
+    Parameters
+    ----------
+    folder:
+        The run; `run.json` must be there.
+    every:
+        Show all targets of a large run, on as many pages as it takes (`gallery.html`, `gallery_2.html`, ...).
+        Otherwise one page shows a sample, and says so.
+
+    Raises
+    ------
+    TableError
+        When the folder is no finished run, or cannot be written to.
+    ImagesFailed
+        When the disk or network that holds the images does not answer.
+    """
+    data = load(folder)
+    pages = data.pages(every=every)
+    paths = [folder.gallery if not number else page_path(folder, number + 1) for number in range(len(pages))]
+    for number, rows in enumerate(pages):
+        images = page_images(data, rows)
+        content = page_content(data, rows, images, make_thumbnails(images, data.reading))
+        html = _template().render(
+            **_verdict(data),
+            **_inline(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))),
+            plots=_plots(folder),
+            shown=len(rows),
+            total=len(data.target_paths),
+            number=number + 1,
+            names=[path.name for path in paths],
+            again=shlex.join(("lookalike", "gallery", folder.path.resolve().name, "--gallery-all")),
+        )
+        with atomic_path(paths[number]) as temporary:
+            temporary.write_text(html, encoding="utf-8", newline="\n")
+    for old in old_pages(folder):
+        if old not in paths:  # of an earlier call that wrote more
+            old.unlink(missing_ok=True)
+    return paths
+
+
+def page_path(folder: RunFolder, number: int) -> Path:
+    """A further page of the gallery."""
+    return folder.gallery.with_name(f"{folder.gallery.stem}_{number}{folder.gallery.suffix}")
+
+
+def old_pages(folder: RunFolder) -> list[Path]:
+    """The further pages that are there."""
+    pattern = re.compile(rf"{re.escape(folder.gallery.stem)}_\d+{re.escape(folder.gallery.suffix)}")
+    return sorted(path for path in folder.path.iterdir() if pattern.fullmatch(path.name))
+
+
+def describe(outcome: str, threshold: float | None) -> tuple[str, str]:
+    """The name of an outcome for people, and the rule behind it in words."""
+    farther = "farther than the threshold" + (f" of {threshold:g}" if threshold is not None else "")
+    known = {
+        Outcome.KEPT: ("kept", "mined: it is in mined.parquet"),
+        Outcome.LABEL_MISMATCH: ("other label", "its label is not the target's"),
+        Outcome.OVER_DISTANCE: ("too far", farther),
+        Outcome.DUPLICATE: ("duplicate", "kept already for an earlier target"),
+    }
+    words = outcome.replace("_", " ")  # of a rule that this module does not know
+    return {str(key): value for key, value in known.items()}.get(outcome, (words, f"by the rule “{words}”"))
+
+
+def _verdict(data: GalleryData) -> dict[str, Any]:
+    """What the head of the page says."""
+    record, outcomes = data.record, data.outcomes()
+    threshold = setting(record.settings, "distance_threshold")
+    threshold = threshold if isinstance(threshold, int | float) and threshold >= 0 else None
+    total = max(1, sum(outcomes.values()))
+    kept = data.pairs.column("outcome").to_pylist()
+    rows = data.pairs.column("target_row").to_pylist()
+    satisfied = {row for row, outcome in zip(rows, kept, strict=True) if outcome == Outcome.KEPT}
+    return {
+        "name": data.folder.path.resolve().name,
+        "record": record,
+        "command": shlex.join(record.command),
+        "mined": outcomes[Outcome.KEPT],
+        "metric": setting(record.settings, "knn_metric"),
+        "topn": record.counts.get("topn"),
+        "threshold": threshold,
+        "without": len(data.target_paths) - len(satisfied),
+        "encoder": _encoder(record.model, record.model_path, record.targets),
+        "certificate": record.certificate.get("text", ""),
+        "outcomes": [
+            {"name": name, "count": count, "share": count / total, "title": title, "words": words}
+            for name, count in outcomes.items()
+            for title, words in [describe(name, threshold)]
+        ],
+    }
+
+
+def _encoder(model: str, model_path: str, targets: InputRecord) -> str:
+    """The encoder in a few words: as the user named it, or as a ready embedding table names it."""
+    if model_path:
+        return f"{model} {model_path}".strip()
+    identity = targets.identity or {}
+    part = identity.get("model", {})
+    return f"{part.get('family', '')} {part.get('architecture', '')}".strip() or "unknown: ready embeddings"
+
+
+def _plots(folder: RunFolder) -> list[dict[str, str]]:
+    """The plots that are there, as data URIs."""
+    if not folder.plots.is_dir():
+        return []
+    order = {stem: place for place, stem in enumerate(_PLOTS)}
+    files = sorted(folder.plots.glob("*.png"), key=lambda file: (order.get(file.stem, len(order)), file.name))
+    return [
+        {
+            "title": _PLOTS.get(file.stem, file.stem.replace("_", " ").capitalize()),
+            "source": f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}",
+        }
+        for file in files
+    ]
+
+
+def _inline(content: str) -> dict[str, str]:
+    """Style, scripts and data as they go into the page, and the policy that lets exactly these scripts run."""
+    style, theme, script = _assets()
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+              for text in (style, theme, script)]  # fmt: skip
+    policy = (
+        f"default-src 'none'; img-src data: file: 'self'; style-src {hashes[0]}; "
+        f"script-src {hashes[1]} {hashes[2]}; base-uri 'none'; form-action 'none'"
+    )
+    # The template writes these as they are: the files are ours, the data is escaped here.
+    return {
+        "policy": policy,
+        "style": style,
+        "theme": theme,
+        "script": script,
+        "content": content.translate(_ESCAPES),
+    }
+
+
+@functools.cache
+def _assets() -> tuple[str, str, str]:
+    """The style, the script that sets the colours before anything is drawn, and the main script."""
+    style, theme, *parts = (
+        (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("gallery.css", "gallery_theme.js", *_SCRIPTS)
+    )
+    return style, theme, '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("gallery.html")

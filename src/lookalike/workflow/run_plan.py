@@ -1,0 +1,158 @@
+"""`plan_run`: what a run would do and how long it may take, writing nothing. What `lookalike mine --dry-run` does."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from lookalike.config.schemas import RunConfig
+from lookalike.embedding.cache import count_cached
+from lookalike.embedding.images import check_embedding, embed_with
+from lookalike.embedding.loop import cache_folder_of
+from lookalike.encoders.base import Encoder
+from lookalike.errors import ImagesFailed
+from lookalike.tables.image_table import Filepaths
+from lookalike.tables.pair_table import write_table
+from lookalike.workflow.run_checks import check_room, check_settings, check_sides, load
+from lookalike.workflow.run_inputs import Side, open_side
+from lookalike.workflow.run_state import check_folder, planned_folder
+
+log = logging.getLogger(__name__)
+
+#: Images of the two trials: one that warms up, and one that is measured, of about so many seconds.
+_WARM, _MOST, _SECONDS = 8, 256, 2.0
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do.
+
+    Attributes
+    ----------
+    sides:
+        The targets and the pool, as they were found.
+    encoder:
+        The encoder in words.
+    devices:
+        Where images would be embedded.
+    cached:
+        Images whose vectors are in the cache already, by side; a side where that cannot be told by path is left out.
+    estimate:
+        How long embedding may take, and what that is made from.
+    folder:
+        Where the run folder would be.
+    """
+
+    sides: tuple[Side, Side]
+    encoder: str
+    devices: tuple[str, ...]
+    cached: dict[str, int]
+    estimate: str
+    folder: Path
+
+
+def plan_run(config: RunConfig) -> RunPlan:
+    """Check everything that a run checks before it starts, and try a few images for the time.
+
+    Raises
+    ------
+    LookalikeError
+        As `run` would before its first image.
+    """
+    check_settings(config)
+    check_folder(config, [config.targets, config.pool])
+    sides = (open_side("targets", config.targets, config), open_side("pool", config.pool, config))
+    check_sides(config, sides)
+    folder = planned_folder(config)
+    images = [side for side in sides if not side.is_ready]
+    if not images:
+        words = "none: both sides come with their vectors"
+        return RunPlan(sides, words, (), {}, "nothing is to be embedded; the search comes at once", folder)
+    started = time.perf_counter()
+    encoder = load(config, sides)
+    loading = time.perf_counter() - started
+    assert encoder is not None
+    check_room(folder, config, sides, encoder)
+    model = encoder.identity.model
+    devices, _ = check_embedding(config.embedding("", ""))
+    cached = {side.name: _count_cached(side, config, encoder) for side in images if _is_known_by_path(side, config)}
+    left = sum(side.rows - cached.get(side.name, 0) for side in images)
+    return RunPlan(
+        sides,
+        f"{config.model} {config.model_path}: {model.architecture}, {model.dimension} dimensions",
+        tuple(devices),
+        cached,
+        _estimate(config, encoder, images, left, loading, len(devices)),
+        folder,
+    )
+
+
+def _is_known_by_path(side: Side, config: RunConfig) -> bool:
+    """Whether the cache, where there is one, would know the files of a side without reading them."""
+    local = "://" not in side.first_paths(1)[0]
+    return (
+        local and config.verify == "quick" and not config.root and cache_folder_of(config.embedding("", "")) is not None
+    )
+
+
+def _count_cached(side: Side, config: RunConfig, encoder: Encoder) -> int:
+    """Images that would be found in the cache by their path."""
+    folder = cache_folder_of(config.embedding("", ""))
+    assert folder is not None
+    assert side.table is not None
+    return count_cached(folder, encoder.identity, Filepaths(side.table))
+
+
+def _estimate(
+    config: RunConfig, encoder: Encoder, images: Sequence[Side], left: int, loading: float, devices: int
+) -> str:
+    """The time of embedding, from a trial of a few images on the first device."""
+    if not left:
+        return f"about {_shown(loading)}, to load the model: all vectors are in the cache"
+    largest = max(images, key=lambda side: side.rows)
+    rate = _rate(config, encoder, largest, _WARM)
+    if rate:
+        rate = _rate(config, encoder, largest, max(_WARM, min(_MOST, int(rate * _SECONDS)))) or rate
+    if not rate:
+        return "not known: none of the images that were tried could be embedded"
+    several = f", times {devices} devices" if devices > 1 else ""
+    return (
+        f"about {_shown(loading + left / (rate * devices))} to embed {left} images, at {rate:.0f} images/s in a trial "
+        f"of a few of the {largest.name}{several}; search, plots and gallery come on top"
+    )
+
+
+def _rate(config: RunConfig, encoder: Encoder, side: Side, count: int) -> float:
+    """Images per second, over some that are spread over a side, embedded without the cache; 0 where none could be."""
+    rows = np.unique(np.linspace(0, side.rows - 1, min(side.rows, count)).astype(np.int64))
+    assert side.table is not None
+    sample = side.table.select(["filepath"]).take(pa.array(rows))
+    trial = replace(config, cache_dir="off", reuse="", on_error="quarantine")
+    level = logging.getLogger("lookalike").level
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_table(sample, place / "trial.parquet")
+        logging.getLogger("lookalike").setLevel(logging.ERROR)  # bad images are no news of the trial
+        try:
+            result = embed_with(
+                encoder, trial.embedding(str(place / "trial.parquet"), str(place / "trial_embeddings.parquet"))
+            )
+        except ImagesFailed:
+            return 0.0
+        finally:
+            logging.getLogger("lookalike").setLevel(level)
+    return result.images / result.seconds if result.seconds else 0.0
+
+
+def _shown(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
