@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import cache
+from lookalike.cli import atlas, cache
 from lookalike.cli.status import report_errors, set_up_logging
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache.app, name="cache")
+app.command(name="atlas")(atlas.atlas)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The plots of a run: distances by rank, mined labels against the pool's, and a map of targets, mined images and pool."""
+"""The plots of a run: distances by rank, mined labels against the pool's, and a map of targets, mined and pool."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from lookalike.tables.vectors import Matrix
 Points = npt.NDArray[np.float64]
 _SEED = 0
 #: UMAP needs some points to learn from, and takes too long with very many.
-_LEAST_UMAP, _MOST_UMAP = 50, 50_000
+_LEAST_UMAP, MOST_UMAP = 50, 50_000
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def project(vectors: Matrix, metric: str) -> tuple[Points, str, Principal]:
         The principal components.
     """
     principal = Principal.of(vectors, metric)
-    if has_umap() and _LEAST_UMAP <= len(vectors) <= _MOST_UMAP and all(principal.shares):
+    if has_umap() and _LEAST_UMAP <= len(vectors) <= MOST_UMAP and all(principal.shares):
         return _umap(vectors, metric), "UMAP", principal
     return principal.project(vectors), "PCA", principal
 

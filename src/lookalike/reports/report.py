@@ -32,7 +32,7 @@ _ROOMS = (
     Room(1, 1, 40, 12),
 )
 _METRICS = {
-    "cosine": "The cosine distance is 1 minus the cosine of the angle: from 0 to 2, and 1 for vectors at a right angle.",
+    "cosine": "The cosine distance is 1 minus the cosine of the angle: from 0 to 2, and 1 at a right angle.",
     "euclidean": "The Euclidean distance has no largest value; it grows with the length of the vectors.",
     "manhattan": "The Manhattan distance, the sum of absolute differences, has no largest value.",
 }
@@ -262,9 +262,8 @@ def _labels_rest(facts: Facts, room: Room) -> str:
     bare = sorted((row for row in rest if row.nothing), key=lambda row: (-row.nothing, row.label))
     text = (
         f"Shown: the {room.labels} labels with most targets. The other {markdown.count(len(rest), 'label')} have "
-        f"{markdown.count(sum(row.targets for row in rest), 'target')} and {sum(row.mined for row in rest)} mined rows; "
-        f"{sum(row.without_own for row in rest)} of these targets have no own row, {sum(row.nothing for row in rest)} "
-        "nothing."
+        f"{markdown.count(sum(row.targets for row in rest), 'target')} and {sum(row.mined for row in rest)} mined; "
+        f"{sum(row.without_own for row in rest)} of them have no own row, {sum(row.nothing for row in rest)} nothing."
     )
     if bare:
         named = ", ".join(f"{markdown.plain(row.label, 40)} ({row.nothing})" for row in bare[: room.items])
