@@ -40,8 +40,7 @@ _WRITE_ROWS = 2048
 _NEIGHBORS = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
 SCHEMA = pa.schema(
     [
-        ("x", pa.float64()),
-        ("y", pa.float64()),
+        ("picture", pa.binary()),
         ("side", pa.string()),
         ("label", pa.string()),
         ("distance", pa.float32()),
@@ -49,8 +48,9 @@ SCHEMA = pa.schema(
         ("times_found", pa.int32()),
         ("filepath", pa.string()),
         ("row", pa.int64()),
+        ("x", pa.float64()),
+        ("y", pa.float64()),
         ("neighbors", _NEIGHBORS),
-        ("picture", pa.binary()),
     ]
 )
 

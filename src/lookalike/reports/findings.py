@@ -35,12 +35,15 @@ class Room:
         Entries of a list of warnings; paths that a finding names are half as many.
     warning, value:
         Characters of a warning, and of a path or label.
+    prose:
+        Whether what is the same in every report is explained.
     """
 
     labels: int
     items: int
     warning: int
     value: int
+    prose: bool
 
     @property
     def named(self) -> int:

@@ -186,7 +186,7 @@ def _draw_labels(facts: Facts, pairs: Pairs, path: Path) -> tuple[Figure, Plot] 
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel("share of each set in percent")
     axes.set_xlim(0, max(5.0, 1.06 * shares.largest))
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=10)
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
     axes.set_title("Labels: mined, and what the pool holds", pad=28)

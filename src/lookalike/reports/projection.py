@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +11,8 @@ import numpy.typing as npt
 from scipy.linalg import eigh
 
 from lookalike.tables.vectors import Matrix
+
+log = logging.getLogger(__name__)
 
 Points = npt.NDArray[np.float64]
 _SEED = 0
@@ -105,10 +109,11 @@ def has_umap() -> bool:
 
 def _umap(vectors: Matrix, metric: str) -> Points:
     """UMAP with a fixed seed, which makes it use one thread."""
-    import warnings
-
     from umap import UMAP
 
+    log.info(
+        "UMAP lays out %d images; without the package umap-learn, principal components take a moment", len(vectors)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed costs threads is known
         points: Points = UMAP(metric=metric, random_state=_SEED, n_jobs=1).fit_transform(vectors).astype(np.float64)

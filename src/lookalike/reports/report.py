@@ -22,14 +22,14 @@ from lookalike.tables.run_folder import RunFolder
 MOST_WORDS = 1200
 #: From plenty to little: the first that leaves the report short enough is taken.
 _ROOMS = (
-    Room(25, 10, 240, 160),
-    Room(25, 6, 200, 120),
-    Room(18, 5, 160, 100),
-    Room(12, 5, 140, 80),
-    Room(8, 4, 120, 60),
-    Room(5, 3, 100, 40),
-    Room(3, 2, 60, 24),
-    Room(1, 1, 40, 12),
+    Room(25, 10, 240, 160, prose=True),
+    Room(25, 6, 200, 120, prose=False),
+    Room(18, 5, 160, 100, prose=False),
+    Room(12, 5, 140, 80, prose=False),
+    Room(8, 4, 120, 60, prose=False),
+    Room(5, 3, 100, 40, prose=False),
+    Room(3, 2, 60, 24, prose=False),
+    Room(1, 1, 40, 12, prose=False),
 )
 _METRICS = {
     "cosine": "The cosine distance is 1 minus the cosine of the angle: from 0 to 2, and 1 at a right angle.",
@@ -102,6 +102,7 @@ def render(facts: Facts, room: Room) -> str:
         "first_paths": _first_paths(facts, room),
         "encoding": _encoding(facts),
         "actions": recommend(facts, room),
+        "prose": room.prose,
         "metric_words": _METRICS.get(facts.metric, ""),
     }
     return re.sub(r"\n{3,}", "\n\n", _template().render(context)).rstrip() + "\n"
@@ -141,7 +142,7 @@ def _inputs(facts: Facts, most: int) -> str:
     rows = [
         (
             f"`{side.name}`",
-            markdown.code(side.record.path, most),
+            markdown.code(side.record.path, most, cell=True),
             markdown.plain(side.record.kind, 40),
             side.record.rows,
             side.record.embedded,
@@ -174,35 +175,34 @@ def _input_notes(facts: Facts, most: int) -> Iterator[str]:
 
 def _encoders(facts: Facts, most: int) -> str:
     """What wrote each table."""
-    header = ("step", "model", "model_path", "architecture", "dimension", "precision", "runtime", "fingerprint")
+    header = ("embedding of", "model", "model_path", "architecture", "dimension", "fingerprint")
     rows = [_encoder_row(facts, side, most) for side in (facts.targets, facts.pool)]
-    return markdown.table(header, rows, "llllrlll")
+    return markdown.table(header, rows, "llllrl")
 
 
 def _encoder_row(facts: Facts, side: Side, most: int) -> tuple[object, ...]:
-    step = "embed targets" if side is facts.targets else "embed pool"
+    step = "targets" if side is facts.targets else "pool"
     identity = side.identity
     if identity is None:
-        return (step, *["not known"] * 7)
-    model, numerics = identity.model, identity.numerics
-    path = identity.origin.model_path
-    named = [markdown.code(value, most) for value in (model.family, path, model.architecture)]
-    rest = [markdown.code(value, most) for value in (numerics.precision, numerics.runtime, identity.fingerprint[:12])]
-    return (step, *named, model.dimension, *rest)
+        return (step, *["unknown"] * 5)
+    model = identity.model
+    texts = (model.family, identity.origin.model_path, model.architecture, identity.fingerprint[:12])
+    family, path, architecture, fingerprint = (markdown.code(text, most, cell=True) for text in texts)
+    return (step, family, path, architecture, model.dimension, fingerprint)
 
 
 def _settings(facts: Facts) -> str:
-    """The settings of the search."""
+    """The settings of the search, as `name=value`."""
     asked = facts.setting("topn")
-    clamped = f" (asked for {asked})" if asked != facts.topn else ""
-    rows = [
-        ("`topn`", f"{facts.topn}{clamped}"),
-        ("`knn_metric`", facts.metric),
-        ("`filter_by_label`", "on" if facts.wants_label_filter else "off"),
-        ("`within_label`", "on" if facts.setting("within_label") else "off"),
-        ("`distance_threshold`", "off" if facts.threshold is None else f"{facts.threshold:g}"),
-    ]
-    return markdown.table(("setting", "value"), rows, "ll")
+    threshold = "off" if facts.threshold is None else f"{facts.threshold:g}"
+    values = {
+        "topn": f"{facts.topn}" + (f" (asked for {asked})" if asked != facts.topn else ""),
+        "knn_metric": markdown.plain(facts.metric, 40),
+        "filter_by_label": "on" if facts.wants_label_filter else "off",
+        "within_label": "on" if facts.setting("within_label") else "off",
+        "distance_threshold": threshold,
+    }
+    return ", ".join(f"`{name}` {value}" for name, value in values.items())
 
 
 def _counts(facts: Facts) -> str:
@@ -276,7 +276,7 @@ def _on_disk(facts: Facts) -> str:
     """Whether the first paths are there."""
     first = facts.paths.first
     if not first:
-        return "There is no path that could be looked up on the disk."
+        return "There is no path that could be looked up on disk."
     unseen = sum(there is None for _, there in first)
     looked = len(first) - unseen
     text = f"Of the first {markdown.count(len(first), 'path')}, {looked - facts.paths.missing} exist on disk"
@@ -287,8 +287,10 @@ def _on_disk(facts: Facts) -> str:
 
 def _first_paths(facts: Facts, room: Room) -> str:
     words = {True: "yes", False: "no", None: "URL"}
-    rows = [(markdown.code(path, room.value), words[there]) for path, there in facts.paths.first[: room.items]]
-    return markdown.table(("first paths", "on disk"), rows, "ll") if rows else ""
+    rows = [
+        (words[there], markdown.code(path, room.value, cell=True)) for path, there in facts.paths.first[: room.items]
+    ]
+    return markdown.table(("on disk", "first paths"), rows, "ll") if rows else ""
 
 
 def _encoding(facts: Facts) -> str:
