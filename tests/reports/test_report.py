@@ -111,8 +111,14 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("plots", [False, True], ids=["text", "with plots"])
-@pytest.mark.parametrize("shape", SHAPES)
+#: Where plots come on top of much, or there is little to draw.
+DRAWN = ("labels", "no pairs", "thousands of labels", "everything wrong")
+CASES = [*((shape, False) for shape in SHAPES), *((shape, True) for shape in DRAWN)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "plots"), [*((shape, False) for shape in SHAPES), *((shape, True) for shape in DRAWN)]
+)
 def test_every_run_gets_seven_sections_of_the_right_length(shape, plots, tmp_path):
     folder = SHAPES[shape](tmp_path / "run")
     if plots:
@@ -369,12 +375,15 @@ def test_outcomes_and_scores_of_later_rules_are_shown(tmp_path):
 
 
 def bash_lines(text):
-    return [
-        line
-        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-        for line in block.split("\n")
-        if line.strip()
-    ]
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.split("\n") if line.strip()]
+
+
+def settings_of(words):
+    """Settings of a command line as arguments of the function behind it."""
+    settings = dict(word.split("=", 1) for word in words)
+    kinds = {"topn": int, "distance_threshold": float, "within_label": lambda word: word == "true"}
+    return {key: kinds.get(key, str)(value) for key, value in settings.items()}
 
 
 def test_recommended_searches_are_real_commands(tmp_path, run_command):
