@@ -184,6 +184,14 @@ def test_principal_components_are_those_of_the_singular_values(metric, shape):
         np.testing.assert_allclose(principal.shares, lengths**2 / (values**2).sum(), atol=1e-9)
 
 
+def test_equal_vectors_are_one_point():
+    for scale in (0.0, 1e-9, 1.0, 1e9):
+        vectors = np.full((50, 7), 0.1) * scale
+        principal = Principal.of(vectors, "euclidean")
+        assert principal.shares == (0.0, 0.0)
+        assert not principal.project(vectors).any()
+
+
 @pytest.mark.skipif(not has_umap(), reason="umap-learn is not installed")
 def test_umap_is_used_where_it_is_installed_and_stays_the_same(tmp_path):
     folder = run_of(tmp_path / "run", pool=100)

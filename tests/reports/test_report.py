@@ -301,6 +301,11 @@ def test_set_aside_images_are_told_with_their_reasons(tmp_path):
     assert "`source_embeddings_quarantine.parquet`" in found["Recommended Actions"]
 
 
+def test_an_encoder_that_tells_nothing_apart_is_told(tmp_path):
+    assert "**All distances are 0**" in verdict(SHAPES["all equal"](tmp_path / "run"))
+    assert "**All distances are 0**" not in verdict(SHAPES["plain"](tmp_path / "other"))
+
+
 @pytest.mark.parametrize("shape", ["no-op, labels missing", "no-op, nothing dropped"])
 def test_a_filter_without_effect_is_told_once(shape, tmp_path):
     text = report_of(SHAPES[shape](tmp_path / "run"))

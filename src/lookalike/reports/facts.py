@@ -31,6 +31,7 @@ from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_
 _RANDOM_TARGETS, _RANDOM_POOL = 200, 1000
 #: Paths of the mined table that are looked up on the disk, and targets or hubs that are named.
 _FIRST = 5
+_ROUNDING = 1e-12
 _SCIPY = {"cosine": "cosine", "euclidean": "euclidean", "manhattan": "cityblock"}
 
 #: A hub is found for so many targets at least, for such a share of them, and so many times as often as by chance.
@@ -406,8 +407,9 @@ def _random_distance(tables: tuple[VectorRows, VectorRows], record: RunRecord) -
     vectors = [table.vectors(table.sample(size)).astype(np.float64) for table, size in zip(tables, sizes, strict=True)]
     with np.errstate(invalid="ignore", divide="ignore"):
         distances = cdist(*vectors, metric)
-    if metric == "cosine":  # a zero vector has distance 1 to everything
+    if metric == "cosine":  # a zero vector has distance 1 to everything, and equal vectors differ by rounding here
         distances = np.where(np.isfinite(distances), distances, 1.0)
+        distances[np.abs(distances) < _ROUNDING] = 0.0
     return float(np.median(distances)) if distances.size else None
 
 

@@ -78,7 +78,6 @@ def _draw_distances(facts: Facts, pairs: Pairs, path: Path) -> tuple[Figure, Plo
     left.set_title("Distances by rank of the neighbour")
     left.set_xlabel("rank (1 is the nearest)")
     left.set_ylabel(f"{facts.metric} distance")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=_MOST_RANKS))
     left.grid(axis="y")
     _draw_outcomes(right, pairs)
     top = float(pairs.distance.max()) or 1.0
@@ -120,6 +119,7 @@ def _draw_ranks(axes: Axes, ranks: npt.NDArray[np.int32], table: npt.NDArray[np.
         ranks, middle, "o", color="white", markeredgecolor=drawing.MINED, markersize=7, markeredgewidth=2, zorder=4
     )
     axes.set_xlim(ranks[0] - 0.6, ranks[-1] + 0.6)
+    axes.set_xticks(ranks)
 
 
 def _draw_band(axes: Axes, ranks: npt.NDArray[np.int32], table: npt.NDArray[np.float64]) -> None:
@@ -128,6 +128,7 @@ def _draw_band(axes: Axes, ranks: npt.NDArray[np.int32], table: npt.NDArray[np.f
     axes.fill_between(ranks, low, high, color=drawing.MINED, alpha=0.18, linewidth=0)
     axes.fill_between(ranks, quarter, three, color=drawing.MINED, alpha=0.35, linewidth=0)
     axes.plot(ranks, middle, color=drawing.MINED, linewidth=2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=_MOST_RANKS))
 
 
 def _draw_outcomes(axes: Axes, pairs: Pairs) -> None:

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 Points = npt.NDArray[np.float64]
 _SEED = 0
+#: Squares that are left of equal vectors when their mean is taken off, relative to those before.
+_EQUAL = 1e-24
 #: UMAP needs some points to learn from, and takes too long with very many.
 _LEAST_UMAP, MOST_UMAP = 50, 50_000
 
@@ -44,13 +46,13 @@ class Principal:
         """Find them. With the cosine metric, vectors are made of length 1 first: only their direction counts."""
         unit = metric == "cosine"
         points = _compared(vectors, unit)
-        mean = points.mean(axis=0)
+        mean, size = points.mean(axis=0), float((points**2).sum())
         points = points - mean
         rows, dimension = points.shape
         total = float((points**2).sum())
         axes = np.zeros((dimension, 2))
         shares = [0.0, 0.0]
-        if total > 0:
+        if total > _EQUAL * size:
             least = min(rows, dimension)
             # The smaller of the two products has the same leading values.
             product = points.T @ points if dimension <= rows else points @ points.T
