@@ -286,8 +286,23 @@ def test_the_verdict_counts_what_needs_an_eye(tmp_path):
     said = verdict(folder)
     total = int(re.search(r"(\d+) things need a person's eye", said)[1])
     listed = [line for line in said.splitlines() if line.startswith("- ")]
-    more = int(re.search(r"and (\d+) more, in `run.json`", listed[-1])[1])
+    more = int(re.search(r"and (\d+) more warnings, in `run.json`", listed[-1])[1])
     assert total == len(listed) - 1 + more == 61  # and the paths, which are not on the disk
+
+
+def test_what_the_numbers_show_is_never_cut(tmp_path):
+    """However little room there is: what is cut must be found in `run.json`, and only warnings are there."""
+    folder = everything_wrong(tmp_path / "run")
+    text = report_of(folder)
+    found = check_report(text)
+    told = ("18 targets set aside**", "18 pool images set aside**", "no-op**", "nearly exhausted**", "no nearer than")
+    for words in (*told, "not on the disk**"):
+        assert words in found["Verdict"], words
+    listed = [line for line in found["Verdict"].splitlines() if line.startswith("- ")]
+    more = int(re.search(r"and (\d+) more warnings", listed[-1])[1])
+    assert int(re.search(r"(\d+) things need", text)[1]) == len(listed) - 1 + more
+    warnings = [line for line in listed if line.startswith("- Warning of the run")]
+    assert len(warnings) + more == 41  # and that on the zero vector; that on the labels is the no-op's
 
 
 def test_set_aside_images_are_told_with_their_reasons(tmp_path):
@@ -297,7 +312,7 @@ def test_set_aside_images_are_told_with_their_reasons(tmp_path):
     found = sections(report_of(folder))
     assert "**3 pool images set aside**" in found["Verdict"]
     assert table(found["Inputs"], "input")[1]["set aside"] == "3"
-    assert "2 truncated, 1 missing, see `source_embeddings_quarantine.parquet`" in found["Inputs"]
+    assert "(2 truncated, 1 missing, see `source_embeddings_quarantine.parquet`)" in found["Verdict"]
     assert "`source_embeddings_quarantine.parquet`" in found["Recommended Actions"]
 
 

@@ -48,6 +48,8 @@ def check_report(text, match="Match: yes"):
             assert word.lower() in body.lower(), f"{title}: {word}"
     assert match in found["Encoder Consistency"]
     assert (match == "Match: yes") == ("Match: yes" in text)
+    assert not re.search(r"[^\n]\n#", text), "a heading without a blank line before it"
+    assert "\n\n\n" not in text
     # Counted both ways: the bars of tables are words to `split` and none to a reader.
     assert len(text.split()) <= 1200
     assert len([word for word in text.split() if re.search(r"\w", word)]) >= 600

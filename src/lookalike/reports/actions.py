@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lookalike.reports.facts import UNRELATED, Facts
-from lookalike.reports.findings import Room, reasons, why_empty, why_exhausted, why_noop
+from lookalike.reports.findings import Room, why_empty, why_exhausted, why_noop
 from lookalike.reports.markdown import code, command, count, number
 from lookalike.selection.filters import Outcome
 
@@ -117,10 +117,13 @@ def _rest(facts: Facts, room: Room) -> Iterator[Action]:
         yield Action(
             "Targets left with nothing", "The pool may lack such images: collect some, or loosen the threshold."
         )
-    for side in (facts.targets, facts.pool):
-        if side.record.quarantined:
-            place = code(side.quarantine.name, room.value) if side.quarantine else "the quarantine table"
-            yield Action(f"Set aside in {side.name}", f"Mend or replace the files that {place} lists: {reasons(side)}.")
+    aside = [side for side in (facts.targets, facts.pool) if side.record.quarantined]
+    if aside:
+        places = [code(side.quarantine.name, room.value) for side in aside if side.quarantine]
+        text = (
+            f"Mend or replace the files that {' and '.join(places) or 'the quarantine tables'} list with their reasons."
+        )
+        yield Action("Images set aside", text)
     if facts.same_path or facts.same_vector:
         text = "Take the targets out of the pool table, so that the list holds new images only."
         yield Action("Targets in the pool", text)

@@ -14,7 +14,7 @@ from lookalike.reports import markdown
 from lookalike.reports.actions import recommend
 from lookalike.reports.captions import plot_captions
 from lookalike.reports.facts import Facts, LabelFacts, Side, gather
-from lookalike.reports.findings import Room, dropped, find, headline, kept_share, reasons, why_noop
+from lookalike.reports.findings import Room, dropped, find, headline, kept_share, why_noop
 from lookalike.tables.atomic import atomic_path
 from lookalike.tables.run_folder import RunFolder
 
@@ -81,10 +81,11 @@ def render(facts: Facts, room: Room) -> str:
         "encoder": _encoder(facts, value),
         "kept_share": kept_share(facts),
         "has_gallery": facts.folder.gallery.exists(),
-        "findings": findings[: room.items],
-        "more_findings": len(findings[room.items :]),
+        "findings": findings.own,
+        "warnings": findings.warnings[: room.items],
+        "more_warnings": len(findings.warnings[room.items :]),
         "inputs": _inputs(facts, value),
-        "input_notes": list(_input_notes(facts, value)),
+        "input_notes": list(_input_notes(facts)),
         "encoders": _encoders(facts, value),
         "command": markdown.fence(markdown.command(record.command, 4 * value), "text"),
         "settings": _settings(facts),
@@ -163,11 +164,8 @@ def _converted(side: Side) -> str:
     return "yes" if side.record.kind == "CSV" else f"from {markdown.plain(side.record.kind, 40)}"
 
 
-def _input_notes(facts: Facts, most: int) -> Iterator[str]:
+def _input_notes(facts: Facts) -> Iterator[str]:
     for side in (facts.targets, facts.pool):
-        if side.record.quarantined:
-            place = f", see {markdown.code(side.quarantine.name, most)}" if side.quarantine else ""
-            yield f"Set aside in {side.name}: {reasons(side)}{place}."
         known = side.record.cached + side.record.reused
         if known:
             yield f"Of {side.name}, {markdown.count(known, 'vector')} came from the cache or an earlier table."
