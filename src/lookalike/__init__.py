@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from lookalike.neighbors.search import nearest_neighbors as nearest_neighbors
     from lookalike.workflow.mining import MiningResult as MiningResult
     from lookalike.workflow.mining import mine as mine
-    from lookalike.workflow.unique import UniqueResult as UniqueResult
-    from lookalike.workflow.unique import unique_neighbors as unique_neighbors
     from lookalike.workflow.run import RunResult as RunResult
     from lookalike.workflow.run import resume_run as resume_run
     from lookalike.workflow.run import run as run
+    from lookalike.workflow.unique import UniqueResult as UniqueResult
+    from lookalike.workflow.unique import unique_neighbors as unique_neighbors
 
 _HOMES = {
     "lookalike.embedding.images": ("EmbeddingResult", "embed_images"),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import cache, check, gallery, history, hook, mine, skill
+from lookalike.cli import atlas, cache, check, gallery, history, hook, mine, skill
 from lookalike.cli.status import escape_foreign_letters, report_errors, set_up_logging
 
 app = typer.Typer(
@@ -22,10 +22,9 @@ app = typer.Typer(
 )
 app.add_typer(cache.app, name="cache")
 app.add_typer(history.app, name="history")
-for command in (mine.mine, gallery.gallery, gallery.review, gallery.view):
+for command in (mine.mine, gallery.gallery, gallery.review, gallery.view, atlas.atlas, check.check):
     app.command()(command)
 app.add_typer(skill.app, name="skill")
-app.command()(check.check)
 # A hook never fails: what it does not know is let pass.
 app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(hook.hook)
 

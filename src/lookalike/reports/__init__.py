@@ -1,1 +1,1 @@
-"""What people read: the summary and the contact sheet. Reads results, computes none."""
+"""What people read: summary, report, plots, atlas, contact sheet. Reads results, computes none."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lookalike.reports.facts import UNRELATED, Facts
-from lookalike.reports.findings import Room, reasons, why_empty, why_exhausted, why_noop
+from lookalike.reports.findings import Room, why_empty, why_exhausted, why_noop
 from lookalike.reports.markdown import code, command, count, number
 from lookalike.selection.filters import Outcome
 
@@ -46,9 +46,8 @@ def _augment(facts: Facts) -> Action:
         text = f"`mined.parquet` has no rows, so there is nothing to augment with: {why_empty(facts)}."
         return Action("Augment: not yet", text, _again(facts))
     text = (
-        f"Add the {count(facts.mined, 'image')} of `mined.parquet` to the training set, after a look: the first "
-        "command shows the run with full images, the second turns the decisions that you export there into "
-        "`mined_reviewed.parquet`, the list to train on."
+        f"Look through the {count(facts.mined, 'image')} first; what you decide there becomes "
+        "`mined_reviewed.parquet`, the list to add to the training set:"
     )
     run = str(facts.folder.path.resolve())
     commands = [("lookalike", "view", run), ("lookalike", "review", run, "decisions.csv")]
@@ -70,12 +69,12 @@ def _again(facts: Facts) -> list[str]:
 def _exhausted(facts: Facts) -> Action:
     if facts.exhausted and facts.mined:
         text = (
-            f"It is: {why_exhausted(facts)}. More neighbours a target would bring little; bring new images into the "
-            "pool before the next round."
+            f"It is: {why_exhausted(facts)}. More neighbours a target would bring little: bring new images into the "
+            "pool."
         )
         return Action("Pool exhausted", text)
     left = facts.record.pool.embedded - facts.mined
-    text = f"It is not: {count(left, 'pool image')} not mined. If you want more, search again without embedding again:"
+    text = f"It is not: {count(left, 'pool image')} not mined. For more, search again, without embedding again:"
     more = min(2 * facts.topn, facts.record.pool.embedded)
     return Action("Pool exhausted", text, [_search(facts, topn=str(more))] if more > facts.topn and facts.mined else [])
 
@@ -103,7 +102,7 @@ def _unrelated(facts: Facts) -> Action:
         return Action("Unrelated images", text, [_search(facts, distance_threshold=f"{limit:.4g}")])
     if not facts.pairs:
         return Action("Unrelated images", "There is nothing to judge: the search returned no pairs.")
-    text = "None stand out by distance. A person may still find some: a `distance_threshold` would drop the farthest."
+    text = "None stand out by distance; the eye may still find some, and a `distance_threshold` drops the farthest."
     return Action("Unrelated images", text)
 
 
@@ -118,10 +117,13 @@ def _rest(facts: Facts, room: Room) -> Iterator[Action]:
         yield Action(
             "Targets left with nothing", "The pool may lack such images: collect some, or loosen the threshold."
         )
-    for side in (facts.targets, facts.pool):
-        if side.record.quarantined:
-            place = code(side.quarantine.name, room.value) if side.quarantine else "the quarantine table"
-            yield Action(f"Set aside in {side.name}", f"Mend or replace the files that {place} lists: {reasons(side)}.")
+    aside = [side for side in (facts.targets, facts.pool) if side.record.quarantined]
+    if aside:
+        places = [code(side.quarantine.name, room.value) for side in aside if side.quarantine]
+        text = (
+            f"Mend or replace the files that {' and '.join(places) or 'the quarantine tables'} list with their reasons."
+        )
+        yield Action("Images set aside", text)
     if facts.same_path or facts.same_vector:
         text = "Take the targets out of the pool table, so that the list holds new images only."
         yield Action("Targets in the pool", text)

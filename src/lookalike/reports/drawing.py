@@ -97,5 +97,6 @@ def line_note(axes: Axes, height: float, text: str, *, color: str, dashes: str) 
     axes.axhline(height, color=color, linewidth=1.2, linestyle=dashes, zorder=2)
     axes.annotate(
         text, (1, height), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", ha="right",
-        va="bottom", color=color, fontsize=9,
+        va="bottom", color=color, fontsize=9, zorder=6,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
     )  # fmt: skip

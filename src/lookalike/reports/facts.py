@@ -5,15 +5,12 @@ Of the pool's vectors only a small sample is read, to know how far a random pool
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.spatial.distance import cdist
 
@@ -22,6 +19,7 @@ from lookalike.encoders.identity import EncoderIdentity, differences
 from lookalike.errors import TableError
 from lookalike.reports.labels import NO_LABEL, Labels, read_labels
 from lookalike.reports.pairs import Pairs, read_pairs
+from lookalike.reports.paths import PathFacts, look_at_paths
 from lookalike.reports.sample import VectorRows
 from lookalike.selection.filters import Outcome
 from lookalike.tables.pair_table import sibling
@@ -29,8 +27,9 @@ from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_
 
 #: Rows of each side that the distance of a random pair is measured on.
 _RANDOM_TARGETS, _RANDOM_POOL = 200, 1000
-#: Paths of the mined table that are looked up on the disk, and targets or hubs that are named.
+#: Targets and hubs that are named.
 _FIRST = 5
+_ROUNDING = 1e-12
 _SCIPY = {"cosine": "cosine", "euclidean": "euclidean", "manhattan": "cityblock"}
 
 #: A hub is found for so many targets at least, for such a share of them, and so many times as often as by chance.
@@ -86,35 +85,6 @@ class Hub:
 
     filepath: str
     targets: int
-
-
-@dataclass(frozen=True)
-class PathFacts:
-    """The paths of the mined table.
-
-    Attributes
-    ----------
-    schema:
-        The table's columns and types.
-    first:
-        The first paths, and whether each is on the disk; None for a URL, which is not looked up.
-    not_ascii, blanks, relative:
-        How many paths have letters beyond ASCII, hold blanks, or are relative.
-    utf8:
-        Whether all of them are valid UTF-8.
-    """
-
-    schema: str
-    first: list[tuple[str, bool | None]]
-    not_ascii: int
-    blanks: int
-    relative: int
-    utf8: bool
-
-    @property
-    def missing(self) -> int:
-        """How many of the first paths are not on the disk."""
-        return sum(there is False for _, there in self.first)
 
 
 @dataclass(frozen=True)
@@ -317,7 +287,7 @@ def gather(folder: RunFolder) -> Facts:
         same_vector=len(np.unique(pairs.target_row[zero])),
         self_mined=int((pairs.same_path & pairs.kept).sum()),
         scores=_scores(pairs),
-        paths=_paths(folder, str(record.settings.get("root") or "")),
+        paths=look_at_paths(folder, str(record.settings.get("root") or "")),
         columns=(tables[0].column, tables[1].column),
     )  # fmt: skip
 
@@ -406,8 +376,9 @@ def _random_distance(tables: tuple[VectorRows, VectorRows], record: RunRecord) -
     vectors = [table.vectors(table.sample(size)).astype(np.float64) for table, size in zip(tables, sizes, strict=True)]
     with np.errstate(invalid="ignore", divide="ignore"):
         distances = cdist(*vectors, metric)
-    if metric == "cosine":  # a zero vector has distance 1 to everything
+    if metric == "cosine":  # a zero vector has distance 1 to everything, and equal vectors differ by rounding here
         distances = np.where(np.isfinite(distances), distances, 1.0)
+        distances[np.abs(distances) < _ROUNDING] = 0.0
     return float(np.median(distances)) if distances.size else None
 
 
@@ -418,47 +389,3 @@ def _scores(pairs: Pairs) -> tuple[float, float, float] | None:
     scores = pairs.score[pairs.kept]
     scores = scores[np.isfinite(scores)]
     return (float(scores.min()), float(np.median(scores)), float(scores.max())) if len(scores) else None
-
-
-def _paths(folder: RunFolder, root: str) -> PathFacts:
-    """Look at the paths of the mined table."""
-    absolute = r"^(?:/|\\\\|[A-Za-z]:[\\/]|[A-Za-z][A-Za-z0-9+.\-]*://)"
-    first: list[str] = []
-    not_ascii = blanks = relative = 0
-    utf8 = True
-    try:
-        with pq.ParquetFile(folder.mined) as reader:
-            schema = ", ".join(f"{field.name}: {field.type}" for field in reader.schema_arrow)
-            for batch in reader.iter_batches(columns=["filepath"]):
-                paths = batch.column(0)
-                utf8 = utf8 and _is_utf8(paths)
-                first += paths.slice(0, _FIRST - len(first)).to_pylist() if utf8 else []
-                not_ascii += len(paths) - (pc.sum(pc.string_is_ascii(paths)).as_py() or 0)
-                blanks += pc.sum(pc.match_substring_regex(paths, r"\s")).as_py() or 0
-                relative += len(paths) - (pc.sum(pc.match_substring_regex(paths, absolute)).as_py() or 0)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise TableError(f"cannot be read: {error}", where=str(folder.mined), hint="mine again") from error
-    return PathFacts(schema, list(_looked_up(first, root)), not_ascii, blanks, relative, utf8)
-
-
-def _is_utf8(paths: pa.Array) -> bool:
-    """Whether all paths are valid UTF-8; Arrow does not look when it reads."""
-    try:
-        paths.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def _looked_up(paths: list[str], root: str) -> Iterator[tuple[str, bool | None]]:
-    """Paths with whether each is a file on the disk; a URL is not looked up."""
-    for path in paths:
-        local = path.removeprefix("file://")
-        base = root.removeprefix("file://")
-        if "://" in local or ("://" in base and not Path(local).is_absolute()):
-            yield path, None
-            continue
-        try:
-            yield path, (Path(base) / local).is_file()
-        except (OSError, ValueError):  # a name that no file can have
-            yield path, False

@@ -35,12 +35,15 @@ class Room:
         Entries of a list of warnings; paths that a finding names are half as many.
     warning, value:
         Characters of a warning, and of a path or label.
+    prose:
+        Whether what is the same in every report is explained.
     """
 
     labels: int
     items: int
     warning: int
     value: int
+    prose: bool
 
     @property
     def named(self) -> int:
@@ -48,11 +51,32 @@ class Room:
         return max(1, self.items // 3)
 
 
-def find(facts: Facts, room: Room) -> list[str]:
-    """Everything that needs a person's eye, as Markdown sentences; warnings of the run last."""
-    own = [*_result(facts), *_inputs(facts), *_served(facts, room), *_images(facts, room)]
-    told = [warning for warning in facts.record.warnings if not _is_told(warning, facts)]
-    return [*own, *(f"Warning of the run: {plain(warning, room.warning)}" for warning in told)]
+@dataclass(frozen=True)
+class Findings:
+    """What needs a person's eye, as Markdown sentences.
+
+    Attributes
+    ----------
+    own:
+        What the numbers show; never cut.
+    warnings:
+        What the run warned about; also in `run.json`, so that the report may cut them.
+    """
+
+    own: list[str]
+    warnings: list[str]
+
+    def __len__(self) -> int:
+        """Return how many things there are."""
+        return len(self.own) + len(self.warnings)
+
+
+def find(facts: Facts, room: Room) -> Findings:
+    """Find everything that needs a person's eye."""
+    return Findings(
+        [*_result(facts), *_inputs(facts, room), *_served(facts, room), *_images(facts, room)],
+        [plain(warning, room.warning) for warning in facts.record.warnings if not _is_told(warning, facts)],
+    )
 
 
 def _is_told(warning: str, facts: Facts) -> bool:
@@ -78,12 +102,13 @@ def _result(facts: Facts) -> Iterator[str]:
         yield "**All distances are 0**: the encoder does not tell these images apart, so the order says nothing."
 
 
-def _inputs(facts: Facts) -> Iterator[str]:
+def _inputs(facts: Facts, room: Room) -> Iterator[str]:
     """Images that did not take part."""
     for side, noun in ((facts.targets, "target"), (facts.pool, "pool image")):
         bad = sum(side.record.quarantined.values())
         if bad:
-            yield f"**{count(bad, noun)} set aside** because they could not be embedded ({reasons(side)})."
+            place = f", see {code(side.quarantine.name, room.value)}" if side.quarantine else ""
+            yield f"**{count(bad, noun)} set aside**, which could not be embedded ({_reasons(side)}{place})."
 
 
 def _served(facts: Facts, room: Room) -> Iterator[str]:
@@ -161,7 +186,7 @@ def why_exhausted(facts: Facts) -> str:
     )
 
 
-def reasons(side: Side) -> str:
+def _reasons(side: Side) -> str:
     """Images that were set aside, by reason."""
     return ", ".join(f"{number} {plain(reason, 40)}" for reason, number in side.record.quarantined.items())
 

@@ -29,14 +29,15 @@ def one_line(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def code(value: object, most: int) -> str:
-    """A value as a code span, at most so many characters of it; a bar is escaped as table cells need it."""
+def code(value: object, most: int, *, cell: bool = False) -> str:
+    """A value as a code span, at most so many characters of it; in a cell of a table, a bar is escaped."""
     text = shorten(one_line(str(value)), most)
     if not text.strip():
         return "(empty)"
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    marks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if text[0] in "` " or text[-1] in "` " else ""
-    return f"{fence}{pad}{text}{pad}{fence}".replace("|", r"\|")
+    span = f"{marks}{pad}{text}{pad}{marks}"
+    return span.replace("|", r"\|") if cell else span
 
 
 def plain(value: object, most: int) -> str:

@@ -114,8 +114,9 @@ def _words(
     parts = [f"{len(groups[name])} of {total} {name}" for name, total in totals.items() if len(groups[name]) < total]
     if parts:
         caption += f" A fixed random sample is shown: {', '.join(parts)}."
+    targets, mined, pool = (len(groups[name]) for name in ("targets", "mined", "pool"))
     alt = (
-        f"Map with {count(len(groups['targets']), 'target')} as triangles, {count(len(groups['mined']), 'mined image')} "
-        f"as dots and {count(len(groups['pool']), 'other pool image')} as small grey dots."
+        f"Map with {count(targets, 'target')} as triangles, {count(mined, 'mined image')} as dots and "
+        f"{count(pool, 'other pool image')} as small grey dots."
     )
     return caption, alt

@@ -1,4 +1,4 @@
-"""The plots of a run: distances by rank, mined labels against the pool's, and a map of targets, mined images and pool."""
+"""The plots of a run: distances by rank, mined labels against the pool's, and a map of targets, mined and pool."""
 
 from __future__ import annotations
 
@@ -78,7 +78,6 @@ def _draw_distances(facts: Facts, pairs: Pairs, path: Path) -> tuple[Figure, Plo
     left.set_title("Distances by rank of the neighbour")
     left.set_xlabel("rank (1 is the nearest)")
     left.set_ylabel(f"{facts.metric} distance")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=_MOST_RANKS))
     left.grid(axis="y")
     _draw_outcomes(right, pairs)
     top = float(pairs.distance.max()) or 1.0
@@ -120,6 +119,7 @@ def _draw_ranks(axes: Axes, ranks: npt.NDArray[np.int32], table: npt.NDArray[np.
         ranks, middle, "o", color="white", markeredgecolor=drawing.MINED, markersize=7, markeredgewidth=2, zorder=4
     )
     axes.set_xlim(ranks[0] - 0.6, ranks[-1] + 0.6)
+    axes.set_xticks(ranks)
 
 
 def _draw_band(axes: Axes, ranks: npt.NDArray[np.int32], table: npt.NDArray[np.float64]) -> None:
@@ -128,6 +128,7 @@ def _draw_band(axes: Axes, ranks: npt.NDArray[np.int32], table: npt.NDArray[np.f
     axes.fill_between(ranks, low, high, color=drawing.MINED, alpha=0.18, linewidth=0)
     axes.fill_between(ranks, quarter, three, color=drawing.MINED, alpha=0.35, linewidth=0)
     axes.plot(ranks, middle, color=drawing.MINED, linewidth=2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=_MOST_RANKS))
 
 
 def _draw_outcomes(axes: Axes, pairs: Pairs) -> None:
@@ -186,7 +187,7 @@ def _draw_labels(facts: Facts, pairs: Pairs, path: Path) -> tuple[Figure, Plot] 
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel("share of each set in percent")
     axes.set_xlim(0, max(5.0, 1.06 * shares.largest))
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=10)
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
     axes.set_title("Labels: mined, and what the pool holds", pad=28)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +12,14 @@ from scipy.linalg import eigh
 
 from lookalike.tables.vectors import Matrix
 
+log = logging.getLogger(__name__)
+
 Points = npt.NDArray[np.float64]
 _SEED = 0
+#: Squares that are left of equal vectors when their mean is taken off, relative to those before.
+_EQUAL = 1e-24
 #: UMAP needs some points to learn from, and takes too long with very many.
-_LEAST_UMAP, _MOST_UMAP = 50, 50_000
+_LEAST_UMAP, MOST_UMAP = 50, 50_000
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,13 @@ class Principal:
         """Find them. With the cosine metric, vectors are made of length 1 first: only their direction counts."""
         unit = metric == "cosine"
         points = _compared(vectors, unit)
-        mean = points.mean(axis=0)
+        mean, size = points.mean(axis=0), float((points**2).sum())
         points = points - mean
         rows, dimension = points.shape
         total = float((points**2).sum())
         axes = np.zeros((dimension, 2))
         shares = [0.0, 0.0]
-        if total > 0:
+        if total > _EQUAL * size:
             least = min(rows, dimension)
             # The smaller of the two products has the same leading values.
             product = points.T @ points if dimension <= rows else points @ points.T
@@ -89,7 +95,7 @@ def project(vectors: Matrix, metric: str) -> tuple[Points, str, Principal]:
         The principal components.
     """
     principal = Principal.of(vectors, metric)
-    if has_umap() and _LEAST_UMAP <= len(vectors) <= _MOST_UMAP and all(principal.shares):
+    if has_umap() and _LEAST_UMAP <= len(vectors) <= MOST_UMAP and all(principal.shares):
         return _umap(vectors, metric), "UMAP", principal
     return principal.project(vectors), "PCA", principal
 
@@ -105,10 +111,11 @@ def has_umap() -> bool:
 
 def _umap(vectors: Matrix, metric: str) -> Points:
     """UMAP with a fixed seed, which makes it use one thread."""
-    import warnings
-
     from umap import UMAP
 
+    log.info(
+        "UMAP lays out %d images; without the package umap-learn, principal components take a moment", len(vectors)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed costs threads is known
         points: Points = UMAP(metric=metric, random_state=_SEED, n_jobs=1).fit_transform(vectors).astype(np.float64)

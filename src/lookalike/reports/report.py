@@ -14,7 +14,7 @@ from lookalike.reports import markdown
 from lookalike.reports.actions import recommend
 from lookalike.reports.captions import plot_captions
 from lookalike.reports.facts import Facts, LabelFacts, Side, gather
-from lookalike.reports.findings import Room, dropped, find, headline, kept_share, reasons, why_noop
+from lookalike.reports.findings import Room, dropped, find, headline, kept_share, why_noop
 from lookalike.tables.atomic import atomic_path
 from lookalike.tables.run_folder import RunFolder
 
@@ -22,17 +22,17 @@ from lookalike.tables.run_folder import RunFolder
 MOST_WORDS = 1200
 #: From plenty to little: the first that leaves the report short enough is taken.
 _ROOMS = (
-    Room(25, 10, 240, 160),
-    Room(25, 6, 200, 120),
-    Room(18, 5, 160, 100),
-    Room(12, 5, 140, 80),
-    Room(8, 4, 120, 60),
-    Room(5, 3, 100, 40),
-    Room(3, 2, 60, 24),
-    Room(1, 1, 40, 12),
+    Room(25, 10, 240, 160, prose=True),
+    Room(25, 6, 200, 120, prose=False),
+    Room(18, 5, 160, 100, prose=False),
+    Room(12, 5, 140, 80, prose=False),
+    Room(8, 4, 120, 60, prose=False),
+    Room(5, 3, 100, 40, prose=False),
+    Room(3, 2, 60, 24, prose=False),
+    Room(1, 1, 40, 12, prose=False),
 )
 _METRICS = {
-    "cosine": "The cosine distance is 1 minus the cosine of the angle: from 0 to 2, and 1 for vectors at a right angle.",
+    "cosine": "The cosine distance is 1 minus the cosine of the angle: from 0 to 2, and 1 at a right angle.",
     "euclidean": "The Euclidean distance has no largest value; it grows with the length of the vectors.",
     "manhattan": "The Manhattan distance, the sum of absolute differences, has no largest value.",
 }
@@ -81,10 +81,11 @@ def render(facts: Facts, room: Room) -> str:
         "encoder": _encoder(facts, value),
         "kept_share": kept_share(facts),
         "has_gallery": facts.folder.gallery.exists(),
-        "findings": findings[: room.items],
-        "more_findings": len(findings[room.items :]),
+        "findings": findings.own,
+        "warnings": findings.warnings[: room.items],
+        "more_warnings": len(findings.warnings[room.items :]),
         "inputs": _inputs(facts, value),
-        "input_notes": list(_input_notes(facts, value)),
+        "input_notes": list(_input_notes(facts)),
         "encoders": _encoders(facts, value),
         "command": markdown.fence(markdown.command(record.command, 4 * value), "text"),
         "settings": _settings(facts),
@@ -102,6 +103,7 @@ def render(facts: Facts, room: Room) -> str:
         "first_paths": _first_paths(facts, room),
         "encoding": _encoding(facts),
         "actions": recommend(facts, room),
+        "prose": room.prose,
         "metric_words": _METRICS.get(facts.metric, ""),
     }
     return re.sub(r"\n{3,}", "\n\n", _template().render(context)).rstrip() + "\n"
@@ -141,7 +143,7 @@ def _inputs(facts: Facts, most: int) -> str:
     rows = [
         (
             f"`{side.name}`",
-            markdown.code(side.record.path, most),
+            markdown.code(side.record.path, most, cell=True),
             markdown.plain(side.record.kind, 40),
             side.record.rows,
             side.record.embedded,
@@ -162,11 +164,8 @@ def _converted(side: Side) -> str:
     return "yes" if side.record.kind == "CSV" else f"from {markdown.plain(side.record.kind, 40)}"
 
 
-def _input_notes(facts: Facts, most: int) -> Iterator[str]:
+def _input_notes(facts: Facts) -> Iterator[str]:
     for side in (facts.targets, facts.pool):
-        if side.record.quarantined:
-            place = f", see {markdown.code(side.quarantine.name, most)}" if side.quarantine else ""
-            yield f"Set aside in {side.name}: {reasons(side)}{place}."
         known = side.record.cached + side.record.reused
         if known:
             yield f"Of {side.name}, {markdown.count(known, 'vector')} came from the cache or an earlier table."
@@ -174,35 +173,34 @@ def _input_notes(facts: Facts, most: int) -> Iterator[str]:
 
 def _encoders(facts: Facts, most: int) -> str:
     """What wrote each table."""
-    header = ("step", "model", "model_path", "architecture", "dimension", "precision", "runtime", "fingerprint")
+    header = ("embedding of", "model", "model_path", "architecture", "dimension", "fingerprint")
     rows = [_encoder_row(facts, side, most) for side in (facts.targets, facts.pool)]
-    return markdown.table(header, rows, "llllrlll")
+    return markdown.table(header, rows, "llllrl")
 
 
 def _encoder_row(facts: Facts, side: Side, most: int) -> tuple[object, ...]:
-    step = "embed targets" if side is facts.targets else "embed pool"
+    step = "targets" if side is facts.targets else "pool"
     identity = side.identity
     if identity is None:
-        return (step, *["not known"] * 7)
-    model, numerics = identity.model, identity.numerics
-    path = identity.origin.model_path
-    named = [markdown.code(value, most) for value in (model.family, path, model.architecture)]
-    rest = [markdown.code(value, most) for value in (numerics.precision, numerics.runtime, identity.fingerprint[:12])]
-    return (step, *named, model.dimension, *rest)
+        return (step, *["unknown"] * 5)
+    model = identity.model
+    texts = (model.family, identity.origin.model_path, model.architecture, identity.fingerprint[:12])
+    family, path, architecture, fingerprint = (markdown.code(text, most, cell=True) for text in texts)
+    return (step, family, path, architecture, model.dimension, fingerprint)
 
 
 def _settings(facts: Facts) -> str:
-    """The settings of the search."""
+    """The settings of the search, as `name=value`."""
     asked = facts.setting("topn")
-    clamped = f" (asked for {asked})" if asked != facts.topn else ""
-    rows = [
-        ("`topn`", f"{facts.topn}{clamped}"),
-        ("`knn_metric`", facts.metric),
-        ("`filter_by_label`", "on" if facts.wants_label_filter else "off"),
-        ("`within_label`", "on" if facts.setting("within_label") else "off"),
-        ("`distance_threshold`", "off" if facts.threshold is None else f"{facts.threshold:g}"),
-    ]
-    return markdown.table(("setting", "value"), rows, "ll")
+    threshold = "off" if facts.threshold is None else f"{facts.threshold:g}"
+    values = {
+        "topn": f"{facts.topn}" + (f" (asked for {asked})" if asked != facts.topn else ""),
+        "knn_metric": markdown.plain(facts.metric, 40),
+        "filter_by_label": "on" if facts.wants_label_filter else "off",
+        "within_label": "on" if facts.setting("within_label") else "off",
+        "distance_threshold": threshold,
+    }
+    return ", ".join(f"`{name}` {value}" for name, value in values.items())
 
 
 def _counts(facts: Facts) -> str:
@@ -262,9 +260,8 @@ def _labels_rest(facts: Facts, room: Room) -> str:
     bare = sorted((row for row in rest if row.nothing), key=lambda row: (-row.nothing, row.label))
     text = (
         f"Shown: the {room.labels} labels with most targets. The other {markdown.count(len(rest), 'label')} have "
-        f"{markdown.count(sum(row.targets for row in rest), 'target')} and {sum(row.mined for row in rest)} mined rows; "
-        f"{sum(row.without_own for row in rest)} of these targets have no own row, {sum(row.nothing for row in rest)} "
-        "nothing."
+        f"{markdown.count(sum(row.targets for row in rest), 'target')} and {sum(row.mined for row in rest)} mined; "
+        f"{sum(row.without_own for row in rest)} of them have no own row, {sum(row.nothing for row in rest)} nothing."
     )
     if bare:
         named = ", ".join(f"{markdown.plain(row.label, 40)} ({row.nothing})" for row in bare[: room.items])
@@ -277,7 +274,7 @@ def _on_disk(facts: Facts) -> str:
     """Whether the first paths are there."""
     first = facts.paths.first
     if not first:
-        return "There is no path that could be looked up on the disk."
+        return "There is no path that could be looked up on disk."
     unseen = sum(there is None for _, there in first)
     looked = len(first) - unseen
     text = f"Of the first {markdown.count(len(first), 'path')}, {looked - facts.paths.missing} exist on disk"
@@ -288,8 +285,10 @@ def _on_disk(facts: Facts) -> str:
 
 def _first_paths(facts: Facts, room: Room) -> str:
     words = {True: "yes", False: "no", None: "URL"}
-    rows = [(markdown.code(path, room.value), words[there]) for path, there in facts.paths.first[: room.items]]
-    return markdown.table(("first paths", "on disk"), rows, "ll") if rows else ""
+    rows = [
+        (words[there], markdown.code(path, room.value, cell=True)) for path, there in facts.paths.first[: room.items]
+    ]
+    return markdown.table(("on disk", "first paths"), rows, "ll") if rows else ""
 
 
 def _encoding(facts: Facts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,40 +94,55 @@ class VectorRows:
         return np.sort(random.choice(there, min(most, len(there)), replace=False))
 
     def vectors(self, rows: Rows) -> Matrix:
-        """Read the vectors of some rows, ascending and distinct; only the row groups that hold one are read."""
-        builder = MatrixBuilder(len(rows), np.float32, f"{self.path}, column {self.column!r}")
+        """Read the vectors of some rows, ascending and distinct."""
+        builder = self._builder(len(rows))
+        for _, batch in self.batches(rows, (self.column,)):
+            builder.add(batch.column(0))
+        return builder.matrix if builder.matrix is not None else np.zeros((0, 1), np.float32)
+
+    def vector_batches(self, rows: Rows) -> Iterator[tuple[int, Matrix]]:
+        """Read the same part by part: the place of the first in `rows`, and the vectors."""
+        for first, batch in self.batches(rows, (self.column,)):
+            builder = self._builder(batch.num_rows)
+            builder.add(batch.column(0))
+            assert builder.matrix is not None
+            yield first, builder.matrix
+
+    def filepaths(self, rows: Rows) -> list[str]:
+        """Read the paths of some rows, ascending and distinct."""
+        parts = [batch.column(0).to_pylist() for _, batch in self.batches(rows, ("filepath",))]
+        return [str(path) for part in parts for path in part]
+
+    def batches(self, rows: Rows, columns: tuple[str, ...]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Read columns of some rows, ascending and distinct; only the row groups that hold one are read.
+
+        Yields
+        ------
+        int
+            The place in `rows` of the batch's first row.
+        pyarrow.RecordBatch
+            The columns of at most a few thousand rows.
+        """
+        place = 0
         held = [group for group in self._groups if _within(rows, group.first, group.rows).size]
         try:
             with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_PAGES) as reader:
                 for group in held:
-                    self._add(builder, reader, group, _within(rows, group.first, group.rows))
+                    first = group.first
+                    for batch in reader.iter_batches(
+                        _READ_ROWS, row_groups=[group.number], columns=list(columns), use_threads=False
+                    ):
+                        wanted = _within(rows, first, batch.num_rows)
+                        if wanted.size:
+                            yield place, batch.select(columns).take(pa.array(wanted))
+                        place, first = place + len(wanted), first + batch.num_rows
         except (pa.ArrowInvalid, OSError) as error:
             raise TableError(
                 f"cannot be read: {error}", where=str(self.path), hint="check that the file is whole"
             ) from error
-        return builder.matrix if builder.matrix is not None else np.zeros((0, 1), np.float32)
 
-    def filepaths(self, rows: Rows) -> list[str]:
-        """Read the paths of some rows, ascending and distinct."""
-        if not len(rows):
-            return []
-        found, first = [], 0
-        with pq.ParquetFile(self.path) as reader:
-            for batch in reader.iter_batches(columns=["filepath"]):
-                found += batch.column(0).take(pa.array(_within(rows, first, batch.num_rows))).to_pylist()
-                first += batch.num_rows
-        return [str(path) for path in found]
-
-    def _add(self, builder: MatrixBuilder, reader: pq.ParquetFile, group: _Group, rows: Rows) -> None:
-        """Add the rows of one row group, which are counted from its first."""
-        first = 0
-        for batch in reader.iter_batches(
-            _READ_ROWS, row_groups=[group.number], columns=[self.column], use_threads=False
-        ):
-            wanted = _within(rows, first, batch.num_rows)
-            if wanted.size:
-                builder.add(batch.column(0).take(pa.array(wanted)))
-            first += batch.num_rows
+    def _builder(self, rows: int) -> MatrixBuilder:
+        return MatrixBuilder(rows, np.float32, f"{self.path}, column {self.column!r}")
 
 
 def _within(rows: Rows, first: int, count: int) -> Rows:
