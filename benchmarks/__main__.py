@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import card, embed, fidelity, memory, peak, search, search_card, search_stream
+from benchmarks import card, embed, fidelity, gallery, memory, peak, search, search_card, search_stream
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     search_card.add_arguments(commands.add_parser("search-card", help="seconds of exact search on one GPU"))
     memory.add_arguments(commands.add_parser("memory", help="peak memory of embed_images by the size of the pool"))
     peak.add_arguments(commands.add_parser("peak", help="what the processor can do at most"))
+    gallery.add_arguments(commands.add_parser("gallery", help="the gallery: size, seconds to write, to interactive"))
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -52,11 +52,11 @@ def view(
     from lookalike.workflow.viewer import open_server, open_site
 
     with open_server(open_site(run), port) as server:
-        print(f"{server.url}", flush=True)
-        print("Ctrl-C stops it.", file=sys.stderr, flush=True)
-        if browser and not webbrowser.open(server.url):
-            print("No browser could be opened: open the address above.", file=sys.stderr, flush=True)
         try:
+            print(server.url, flush=True)
+            print("Ctrl-C stops it.", file=sys.stderr, flush=True)
+            if browser and not webbrowser.open(server.url):
+                print("No browser could be opened: open the address above.", file=sys.stderr, flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print("\nStopped. Your decisions stay in the browser.", file=sys.stderr)
