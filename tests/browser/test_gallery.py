@@ -391,6 +391,15 @@ def test_what_cannot_be_shown_has_a_placeholder_with_the_reason(open_page, tmp_p
     assert page.locator(".name", has_text="alert(5)").evaluate_all("all => all.every(one => one.tagName === 'SPAN')")
 
 
+def test_a_target_with_nothing_says_why(open_page, tmp_path):
+    run = make_run(tmp_path / "run", targets=1, pool=5, distance_threshold=0.0)
+    write_gallery(run)
+    page = open_page(run.gallery)
+    assert page.inner_text(".empty") == "Nothing was kept for this target: 3 too far."
+    press(page, "j", "x")
+    assert "This is a target" in page.inner_text("#toast")
+
+
 def test_scores_and_rules_of_other_selections_are_shown(open_page, tmp_path):
     run = make_run(tmp_path / "run", targets=2, pool=6, topn=3)
     table = pq.read_table(run.pairs)

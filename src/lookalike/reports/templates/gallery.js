@@ -289,6 +289,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 function leaveSearch() {
+  list(); // what was typed may not be applied yet
   if (current) select(current);
 }
 
