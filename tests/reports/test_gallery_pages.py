@@ -4,8 +4,10 @@ import base64
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -84,8 +86,6 @@ def test_every_image_is_stored_once(tmp_path):
     ],
 )
 def test_links_lead_to_the_image(path, root, link, tmp_path):
-    from pathlib import Path
-
     assert image_link(path, root, Path("/runs/one")) == link
 
 
@@ -123,6 +123,13 @@ def test_targets_for_which_nothing_was_found_are_there(tmp_path):
     assert [len(pairs) for *_, pairs in targets] == [2, 0]
 
 
+def test_a_pair_table_may_have_no_score(tmp_path):
+    run = make_run(tmp_path / "run")
+    pq.write_table(pq.read_table(run.pairs).drop_columns(["score"]), run.pairs)
+    write_gallery(run)
+    assert {pair[4] for *_, pairs in content(run.gallery)["targets"] for pair in pairs} == {None}
+
+
 def test_the_sample_is_spread_and_wide_runs_have_fewer_targets_on_a_page(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", targets=10, pool=5, topn=4)
     data = load(run)
@@ -145,6 +152,9 @@ def test_tables_of_another_run_are_refused(tmp_path):
     run, small = make_run(tmp_path / "run"), make_run(tmp_path / "small", targets=2)
     small.targets.replace(run.targets)
     with pytest.raises(TableError, match="the two tables are of different runs"):
+        write_gallery(run)
+    pq.write_table(pq.read_table(run.pairs).drop_columns(["rank", "score"]), run.pairs)
+    with pytest.raises(TableError, match="has no column 'rank'"):
         write_gallery(run)
     run.pairs.write_bytes(b"no table")
     with pytest.raises(TableError, match=r"mined_pairs\.parquet: cannot be read"):

@@ -3,6 +3,7 @@
 import http.client
 import re
 import signal
+import time
 
 import pytest
 
@@ -89,6 +90,23 @@ def test_it_answers_only_to_its_own_name(served):
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port + 1}"):
         assert ask(port, "/gallery.html", Host=host)[0] == 403
     assert ask(port, "/gallery.html", Host=f"localhost:{port}")[0] == 200
+
+
+def test_it_opens_the_browser(run, start_command, tmp_path):
+    write_gallery(run)
+    browser = tmp_path / "browser"
+    browser.write_text(
+        f"#!/bin/sh\necho $1 > {tmp_path / 'opened.part'}; mv {tmp_path / 'opened.part'} {tmp_path / 'opened'}\n"
+    )
+    browser.chmod(0o755)
+    process = start_command(
+        "lookalike", "view", run.path, "--port", "0", cwd=tmp_path, env={"BROWSER": f"{browser} %s"}
+    )
+    address = process.stdout.readline()
+    end = time.monotonic() + 60
+    while not (tmp_path / "opened").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert (tmp_path / "opened").read_text() == address
 
 
 def test_ctrl_c_ends_it_well(served):

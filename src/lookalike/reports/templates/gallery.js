@@ -270,7 +270,7 @@ const LETTERS = {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || control("help").open) return;
-  const at = event.target;
+  const at = event.target instanceof Element ? event.target : document.body;
   if (at.matches("input:not([type=checkbox]), select, textarea, summary")) {
     if (event.key === "Escape" && at.id === "search") leaveSearch();
     return;
