@@ -47,16 +47,23 @@ def view(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
 ) -> None:
     """Serve the gallery of a run with full images, to this machine only, until Ctrl-C."""
-    import webbrowser
+    import threading
 
     from lookalike.workflow.viewer import open_server, open_site
 
     with open_server(open_site(run), port) as server:
-        print(f"{server.url}", flush=True)
-        print("Ctrl-C stops it.", file=sys.stderr, flush=True)
-        if browser and not webbrowser.open(server.url):
-            print("No browser could be opened: open the address above.", file=sys.stderr, flush=True)
         try:
+            print(server.url, flush=True)
+            print("Ctrl-C stops it.", file=sys.stderr, flush=True)
+            if browser:  # on a thread: a browser in the terminal comes back when it is closed
+                threading.Thread(target=_open_browser, args=(server.url,), daemon=True).start()
             server.serve_forever()
         except KeyboardInterrupt:
             print("\nStopped. Your decisions stay in the browser.", file=sys.stderr)
+
+
+def _open_browser(url: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(url):
+        print("No browser could be opened: open the address above.", file=sys.stderr, flush=True)

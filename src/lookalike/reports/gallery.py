@@ -105,7 +105,7 @@ def describe(outcome: str, threshold: float | None) -> tuple[str, str]:
 
 def _verdict(data: GalleryData) -> dict[str, Any]:
     """What the head of the page says."""
-    record, outcomes = data.record, data.outcomes()
+    record, outcomes = data.record, data.outcomes
     threshold = setting(record.settings, "distance_threshold")
     threshold = threshold if isinstance(threshold, int | float) and threshold >= 0 else None
     total = max(1, sum(outcomes.values()))

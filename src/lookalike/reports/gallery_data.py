@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import os
 from collections import Counter
@@ -21,7 +22,8 @@ from lookalike.errors import TableError
 from lookalike.reports.thumbnails import Reading, Thumbnail
 from lookalike.selection.filters import Outcome
 from lookalike.tables.embedding_table import Parts
-from lookalike.tables.run_folder import RunFolder, RunRecord, read_record
+from lookalike.tables.pair_table import SCHEMA
+from lookalike.tables.run_folder import RunFolder, RunRecord, file_record, read_record
 
 #: Targets that one page shows, and pairs: a browser takes no more with ease.
 MOST_TARGETS, MOST_PAIRS = 2_000, 20_000
@@ -52,21 +54,18 @@ class GalleryData:
     pairs: pa.Table
     first_pair: npt.NDArray[np.int64]
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """What tells this run from others: decisions are kept under it."""
-        paths, rows = self.pairs.column("source_filepath"), self.pairs.column("target_row")
-        digest = hashlib.sha256(self.record.created.encode())
-        for column in (paths, rows, self.pairs.column("distance")):
-            for value in column.to_pylist():
-                digest.update(f"{value}\0".encode())
-        return digest.hexdigest()[:_ID_DIGITS]
+        text = f"{self.record.created} {file_record(self.folder.pairs).sha256}"
+        return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
 
-    @property
+    @functools.cached_property
     def reading(self) -> Reading:
         """How the run read its images."""
         return Reading.of(self.record.settings)
 
+    @functools.cached_property
     def outcomes(self) -> dict[str, int]:
         """How many pairs had each outcome: kept first, then in the order of the rules, then any other."""
         counts = Counter(self.pairs.column("outcome").to_pylist())
@@ -129,11 +128,19 @@ def read_pairs(folder: RunFolder) -> pa.Table:
         When it is missing or damaged.
     """
     try:
-        return pq.read_table(folder.pairs)
+        pairs = pq.read_table(folder.pairs)
     except (OSError, pa.ArrowInvalid) as error:
         raise TableError(
             f"cannot be read: {error}", where=str(folder.pairs), hint="name the folder of a finished run"
         ) from error
+    missing = [name for name in SCHEMA.names if name not in (*pairs.column_names, "score")]
+    if missing:
+        raise TableError(
+            f"has no column {missing[0]!r}; its columns are {pairs.column_names}",
+            where=str(folder.pairs),
+            hint="mine again",
+        )
+    return pairs
 
 
 def image_id(filepath: str) -> str:
@@ -174,7 +181,7 @@ def page_content(
 ) -> dict[str, Any]:
     """What the script of a page reads: images once each, targets, and their pairs by the places of the images."""
     place = {path: number for number, path in enumerate(images)}
-    outcomes = list(data.outcomes())
+    outcomes = list(data.outcomes)
     root, folder = data.reading.files.root, data.folder.path
     targets = []
     for row in rows:
@@ -185,7 +192,7 @@ def page_content(
                 pair["source_label"],
                 pair["rank"],
                 _short(pair["distance"]),
-                _short(pair["score"]),
+                _short(pair.get("score")),
                 outcomes.index(pair["outcome"]),
             ]
             for pair in data.pairs.slice(first, last - first).to_pylist()

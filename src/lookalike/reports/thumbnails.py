@@ -21,7 +21,7 @@ from lookalike.progress import progress
 #: Longest edge of a thumbnail of the gallery, and its WebP quality: 2 to 4 KB for a picture of a product.
 EDGE, _QUALITY = 128, 70
 #: Threads that read; more than the cores, because some of them wait for a disk or a network.
-_THREADS = max(8, 2 * (os.cpu_count() or 1))
+_THREADS = min(32, max(8, 2 * (os.cpu_count() or 1)))
 #: The reasons of `images.outcome.Reason`, for people.
 _WORDS = {
     "missing": "the file is not there any more",

@@ -32,7 +32,7 @@ ADDRESS = "127.0.0.1"
 _FIRST_PORT, _PORTS = 20_000, 12_000
 _TYPES = {
     ".html": "text/html; charset=utf-8",
-    ".md": "text/markdown; charset=utf-8",
+    ".md": "text/plain; charset=utf-8",
     ".txt": "text/plain; charset=utf-8",
     ".json": "application/json",
     ".png": "image/png",

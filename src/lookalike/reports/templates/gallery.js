@@ -113,7 +113,7 @@ function decide(decision) {
   if (current.outcome !== "kept") return say(`The run dropped this pair (${chips.get(current.outcome)?.title}): only mined images are decided.`);
   const pair = current;
   decisions.set([pair], decision);
-  say(`${decision === "keep" ? "Keep" : "Drop"} ${pair.image.name}. ${tallyWords()}`);
+  say(`${decision === "keep" ? "Keep" : "Drop"} ${pair.image.name}: ${tallyWords()}`);
   if (current === pair) move(1);
   if (control("closer").open) showCloser();
 }
@@ -122,7 +122,7 @@ function decideAll(target, decision) {
   const pairs = target.kept.filter((pair) => pair.shown);
   if (!pairs.length) return say("No mined image of this target is shown.");
   decisions.set(pairs, decision);
-  say(`${decision === "keep" ? "Keep" : "Drop"} ${pairs.length} of target ${target.row + 1}. ${tallyWords()}`);
+  say(`${decision === "keep" ? "Keep" : "Drop"} ${pairs.length} of target ${target.row + 1}: ${tallyWords()}`);
 }
 
 function undo() {
@@ -130,7 +130,7 @@ function undo() {
   if (!step) return say("Nothing to undo.");
   const pair = mined.get(step[0][0]);
   if (pair && listed.includes(pair.owner) && pair.shown) select(pair);
-  say(`Undone. ${tallyWords()}`);
+  say(`Undone: ${tallyWords()}`);
   if (control("closer").open) showCloser();
 }
 
@@ -154,8 +154,8 @@ function counted() {
 }
 
 function tallyWords() {
-  const { keep, drop, open } = counted();
-  return `${keep} keep, ${drop} drop, ${open} not decided.`;
+  const { open } = counted();
+  return open ? `${open.toLocaleString("en")} to decide.` : "all decided.";
 }
 
 function showTally() {
@@ -170,7 +170,7 @@ function showTally() {
   control("meter-drop").style.width = `${(100 * drop) / all}%`;
   control("undo").disabled = !decisions.history.length;
   control("export").disabled = !decisions.rows.size;
-  if (!decisions.kept && decisions.rows.size) say("This browser keeps nothing for pages like this one: export before you close it.");
+  control("unkept").hidden = decisions.kept || !decisions.rows.size;
 }
 
 let silence = 0;
@@ -257,7 +257,7 @@ async function importCsv(file) {
 
 const KEYS = {
   ArrowRight: () => move(1), ArrowLeft: () => move(-1), ArrowDown: () => moveTarget(1), ArrowUp: () => moveTarget(-1),
-  Home: () => moveTarget(-Infinity), End: () => moveTarget(Infinity),
+  Home: () => listed.length && select(stops(listed[0])[0]), End: () => listed.length && select(stops(listed.at(-1))[0]),
   Enter: () => decide("keep"), " ": () => (control("closer").open ? control("closer").close() : look()),
 }; // prettier-ignore
 const LETTERS = {
@@ -270,7 +270,7 @@ const LETTERS = {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || control("help").open) return;
-  const at = event.target;
+  const at = event.target instanceof Element ? event.target : document.body;
   if (at.matches("input:not([type=checkbox]), select, textarea, summary")) {
     if (event.key === "Escape" && at.id === "search") leaveSearch();
     return;
@@ -289,6 +289,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 function leaveSearch() {
+  list(); // what was typed may not be applied yet
   if (current) select(current);
 }
 

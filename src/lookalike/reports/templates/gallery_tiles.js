@@ -87,7 +87,6 @@ function nameOf(image) {
 function frame(target) {
   target.element = element("article", { className: "target", id: `target-${target.row}` });
   target.element.setAttribute("aria-label", `Target ${target.row + 1}: ${target.image.name}`);
-  target.element.style.setProperty("--tiles", Math.max(1, target.kept.length));
   return target.element;
 }
 
@@ -115,6 +114,7 @@ function fill(target) {
   );
   target.empty = element("li", { className: "empty", hidden: true });
   target.list = element("ol", { className: "neighbours", "aria-label": "Neighbours, nearest first" }, target.empty);
+  target.element.classList.add("filled");
   target.element.append(target.query, target.list);
   refresh(target);
 }
@@ -190,6 +190,16 @@ function mark(pair) {
   pair.box.setAttribute("aria-label", parts.join(", "));
 }
 
+// What stands where no tile is shown: the reasons, because that nothing was kept is worth knowing.
+function whyEmpty(target) {
+  if (!target.pairs.length) return "The search returned nothing for this target.";
+  if (target.kept.length) return "All its neighbours are hidden by the filters.";
+  const counts = new Map();
+  for (const { outcome } of target.pairs) counts.set(outcome, (counts.get(outcome) ?? 0) + 1);
+  const reasons = [...counts].map(([outcome, count]) => `${count} ${chips.get(outcome)?.title ?? outcome}`);
+  return `Nothing was kept for this target: ${reasons.join(", ")}.`;
+}
+
 // Bring the tiles of a drawn target in line with the filters.
 function refresh(target) {
   if (!target.filled) return;
@@ -201,11 +211,7 @@ function refresh(target) {
       shown += 1;
     }
   }
-  target.empty.textContent = target.pairs.length
-    ? target.kept.length
-      ? "All its neighbours are hidden by the filters."
-      : "Nothing was kept for this target."
-    : "The search returned nothing for this target.";
+  target.empty.textContent = whyEmpty(target);
   target.empty.hidden = shown > 0;
   target.list.replaceChildren(...wanted, target.empty);
   const some = target.kept.some((pair) => pair.shown);
