@@ -17,9 +17,9 @@ def settings_page() -> str:
     parts = [
         "# Settings of the commands",
         "",
-        "`make docs` writes this page: what `--help` of the drop-in commands prints, and the settings of `lookalike`",
-        "`mine` ([run.md](run.md)). Settings stand in a YAML file (`-e spec.yaml`) or on the command line (`key=value`).",
-        "The order of precedence is default < YAML < command line.",
+        "`make docs` writes this page: what `--help` of the drop-in commands prints, and the settings of",
+        "`lookalike mine` ([run.md](run.md)). Settings stand in a YAML file (`-e spec.yaml`) or on the command line",
+        "(`key=value`). The order of precedence is default < YAML < command line.",
     ]
     for category, actions in ACTIONS.items():
         for name, action in actions.items():

@@ -29,7 +29,10 @@ def test_demo_on_textile_mines_and_draws(run_command, tmp_path):
     """The whole job on real images with real weights; solar cells are what `make demo` runs."""
     done = run_command("lookalike", "demo", "--dataset", "textile", "--targets", "12", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    pairs = pq.read_table(tmp_path / "out" / "mined_pairs.parquet").to_pandas()
+    report, gallery = (line.split(maxsplit=1)[1] for line in done.lines[-2:])
+    run = (tmp_path / report).parent
+    assert (tmp_path / gallery).is_file()
+    pairs = pq.read_table(run / "mined_pairs.parquet").to_pandas()
     assert len(pairs) == 12 * 5
     defective = pairs.source_label != "nominal"
     base = 1 - pq.read_table(tmp_path / "out" / "pool.parquet").to_pandas().label.eq("nominal").mean()
@@ -40,10 +43,12 @@ def test_demo_on_textile_mines_and_draws(run_command, tmp_path):
     sheet = Image.open(tmp_path / "out" / "contact_sheet.png")
     blue = sum(count for count, colour in sheet.getcolors(1 << 24) if colour == (0, 0x72, 0xB2))
     assert blue == 12 * (104**2 - 96**2), "a blue frame for each target"
-    command = next(line for line in done.stdout.splitlines() if line.strip().startswith("tmm nearest_neighbors"))
+    assert run_command("lookalike", "check", str(run), cwd=tmp_path).returncode == 0
+    command = next(line for line in done.lines if line.strip().startswith("lookalike mine"))
     again = run_command(*command.split(), cwd=tmp_path)
-    assert again.last_line == "Execution status: PASS"
-    assert pq.read_table(tmp_path / "out" / "mined_pairs.parquet").to_pandas().equals(pairs)
+    assert again.returncode == 0, again.stderr
+    assert again.last_line != str(run)
+    assert pq.read_table(tmp_path / again.last_line / "mined_pairs.parquet").to_pandas().equals(pairs)
 
 
 def test_demo_refuses_what_cannot_be(run_command, tmp_path):

@@ -87,7 +87,7 @@ def test_images_on_a_store(tmp_path):
 
 
 def test_a_table_with_paths_of_its_own_is_an_image_table():
-    columns = dict.fromkeys(["input_path", "golden_path", "label", "object_name"], ["a"])
+    columns = {name: ["a"] for name in ("input_path", "golden_path", "label", "object_name")}
     assert is_changenet(pa.table(columns))
     assert not is_changenet(pa.table({**columns, "filepath": ["a.png"]}))
     assert not is_changenet(pa.table({"input_path": ["a"], "label": ["a"]}))

@@ -67,22 +67,20 @@ def demo(
     from lookalike.workflow.demo import run_demo
 
     result = run_demo(dataset, out, targets=targets, topn=topn, seed=seed)
-    pool = result.embedded[1]
+    run, pool = result.run, result.run.record.pool
     print(f"Images:      {result.dataset.title}; {result.dataset.licence}")
-    print(f"Encoder:     EfficientNet-Lite0, ImageNet weights, {pool.identity.model.dimension} dimensions")
-    print(f"Embedded:    {targets} targets, {pool.rows} pool images, {pool.rows / pool.seconds:.0f} images/s")
-    print(f"Mined:       {result.mined.counts.unique} images, the {topn} nearest of each target, each once")
+    print("Encoder:     EfficientNet-Lite0 with its ImageNet weights")
+    print(f"Embedded:    {targets} targets, {pool.embedded} pool images, {pool.embedded / pool.seconds:.0f} images/s")
+    print(f"Mined:       {run.counts.unique} images, the {topn} nearest of each target, each once")
     print(f"Defective:   {result.pair_rate:.2f} of the pairs, {result.mined_rate:.2f} of the mined images")
     print(f"By chance:   {result.base_rate:.2f}, the share of defective images in the pool")
-    print(f"Look at it:  {result.contact_sheet}")
-    print("The same with the drop-in commands:")
-    for side in ("targets", "pool"):
-        paths = (f"input_parquet={out / side}.parquet", f"output_parquet={out / side}_embeddings.parquet")
-        model = ("model=timm", f"model_path={out / 'encoder'}")
-        print(" ", shlex.join(("embedding", "image_embeddings", *paths, *model)))
-    tables = (f"source_parquet={out}/pool_embeddings.parquet", f"target_parquet={out}/targets_embeddings.parquet")
-    settings = (f"output_parquet={out}/mined.parquet", f"topn={topn}", "knn_metric=cosine")
-    print(" ", shlex.join(("tmm", "nearest_neighbors", *tables, *settings)))
+    print("The same for your own images:")
+    model = ("--model", "timm", "--model-path", out / "encoder", "--topn", topn)
+    paths = ("--targets", out / "targets.parquet", "--pool", out / "pool.parquet", "--out", out)
+    print(" ", shlex.join(map(str, ("lookalike", "mine", *paths, *model))))
+    print(f"Sheet:       {result.contact_sheet}")
+    print(f"Report:      {run.report}")
+    print(f"Gallery:     {run.folder.gallery}")
 
 
 @app.command()

@@ -23,6 +23,8 @@ METRICS = ("cosine", "euclidean", "manhattan")
 DETECTION_FORMATS = ("coco", "kitti")
 MODELS = ("CLIP", "SigLIP", "timm")
 SCORINGS = ("auto", "nearest", "density_ratio", "lda")
+#: Help of the device of a search.
+SEARCH_DEVICE = "where to search: auto (the processor, or for a large search every CUDA GPU), cpu, cuda, cuda:1, several with commas"
 #: A shard is held in memory, and Arrow counts the values of a list column in 31 bits.
 _MOST_SHARD_ROWS = 100_000
 #: Values of a string setting that switch it on; the drop-in contract gives these three, in any case.
@@ -161,7 +163,7 @@ class NearestNeighborsConfig:
         "mined_candidates.parquet and knn_summary.csv; -1: off",
     )
     within_label: bool = setting(False, "search among the pool images of a target's label only, so that topn come back")
-    device: str = setting("auto", "where to search: auto (the processor), cpu, cuda, cuda:1, several with commas")
+    device: str = setting("auto", SEARCH_DEVICE)
     memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
 
     def validate(self) -> None:
@@ -225,7 +227,7 @@ class UniqueNeighborMatchingConfig:
     assignment: str = setting(
         "greedy", "greedy: the targets choose in turn, as the reference; optimal: the least total distance of all ways"
     )
-    device: str = setting("auto", "where to search: auto (the processor), cpu, cuda, cuda:1, several with commas")
+    device: str = setting("auto", SEARCH_DEVICE)
     memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
 
     def validate(self) -> None:
@@ -290,7 +292,7 @@ class ScoringConfig:
         30_000, "pool images that density_ratio compares with: all of a pool of this size, else a random sample"
     )
     seed: int = setting(0, "of the random halves and of the sample")
-    device: str = setting("auto", "where to search: auto (the processor), cpu, cuda, cuda:1, several with commas")
+    device: str = setting("auto", SEARCH_DEVICE)
     memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
 
     def validate(self) -> None:

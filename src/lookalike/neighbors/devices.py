@@ -10,28 +10,46 @@ from lookalike.errors import ConfigError
 from lookalike.neighbors.base import Finder, Floats, Found, Rows
 from lookalike.neighbors.finder import CpuFinder
 
+#: Products (targets x sources x dimensions) from which a GPU is worth the seconds in which torch and it are started.
+_WORTH_A_GPU = 1e11
 
-def choose_devices(wanted: str) -> list[str]:
+
+def choose_devices(wanted: str, products: float = 0.0) -> list[str]:
     """The devices of the setting `device`: ``cpu``, or names of CUDA devices.
 
     Parameters
     ----------
     wanted:
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or several of these with commas; ``auto`` is the processor.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or several of these with commas; ``auto`` is the processor for a small
+        search, and every CUDA device (of compute capability 8 or more, where the kernels run) for a large one.
+    products:
+        Targets x sources x dimensions of the search.
 
     Raises
     ------
     ConfigError
         When a device is unknown, not there, or of a kind that cannot search.
     """
-    if wanted in ("auto", "cpu"):
+    if wanted == "cpu" or (wanted == "auto" and products < _WORTH_A_GPU):
         return ["cpu"]  # without loading torch
+    if wanted == "auto":
+        return _cards() or ["cpu"]
     from lookalike.encoders.load import choose_devices as there
 
     devices = there(wanted, "torch")
     if not all(device == "cpu" or device.startswith("cuda") for device in devices):
         raise ConfigError(f"device={wanted!r} is not possible for a search", hint="use auto, cpu or cuda")
     return sorted(set(devices))
+
+
+def _cards() -> list[str]:
+    """The CUDA devices that the kernels run on."""
+    import torch
+
+    from lookalike.neighbors.cuda.products import has_kernels
+
+    names = [f"cuda:{number}" for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
+    return [name for name in names if has_kernels(torch.device(name))]
 
 
 def make_finder(targets: Floats, metric: str, k: int, devices: list[str]) -> Finder:

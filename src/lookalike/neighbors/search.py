@@ -72,7 +72,7 @@ def nearest_neighbors(
     target_column, source_column:
         Embedding columns, where a side is a path.
     device:
-        ``auto`` (the processor), ``cpu``, ``cuda``, ``cuda:1``, or several with commas. The result is the same on all
+        ``auto`` (the processor, or for a large search every CUDA GPU), ``cpu``, ``cuda``, ``cuda:1``, or several with commas. The result is the same on all
         of them.
     memory_limit:
         Bytes that the search may take, beside what the caller holds. Default 2 GiB.
@@ -173,7 +173,7 @@ def search(target: Side, source: Side, wanted: Search) -> Searched:
         When brute force finds other neighbours for a target that is checked.
     """
     wanted.check(target, source)
-    devices = choose_devices(wanted.device)
+    devices = choose_devices(wanted.device, float(target.rows) * source.rows * target.dimension)
     k = min(wanted.k, source.rows)
     wanted = replace(wanted, k=max(k, 1))
     found = Found.of(target.rows, k)

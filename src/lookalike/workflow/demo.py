@@ -1,7 +1,7 @@
 """`lookalike demo`: the whole job on real industrial images with a real encoder, offline.
 
-Some defective images are the targets, everything else is the pool. Both are embedded, the nearest pool images
-of every target are mined, and what was found is compared with what chance would give.
+Some defective images are the targets, everything else is the pool. One run mines the nearest pool images of every
+target, and what was found is compared with what chance would give.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.config.schemas import at_least
-from lookalike.embedding.images import EmbeddingResult, embed_images
 from lookalike.errors import ConfigError
 from lookalike.reports.contact_sheet import OTHER_FRAME, SAME_FRAME, TARGET_FRAME, Sheet, Tile, write_contact_sheet
 from lookalike.tables.pair_table import write_table
 from lookalike.workflow.demo_data import DATASETS, GOOD, Dataset, write_encoder
-from lookalike.workflow.mining import MiningResult, mine
+from lookalike.workflow.run import RunResult, run
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,8 @@ class DemoResult:
     ----------
     dataset:
         What it ran on.
-    embedded:
-        The results of embedding the targets and the pool.
-    mined:
-        The result of mining.
+    run:
+        The run, with its folder.
     base_rate:
         Share of defective images in the pool: what chance would give.
     pair_rate:
@@ -45,8 +42,7 @@ class DemoResult:
     """
 
     dataset: Dataset
-    embedded: tuple[EmbeddingResult, EmbeddingResult]
-    mined: MiningResult
+    run: RunResult
     base_rate: float
     pair_rate: float
     mined_rate: float
@@ -54,7 +50,7 @@ class DemoResult:
 
 
 def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, seed: int) -> DemoResult:
-    """Embed, mine and draw.
+    """Run, compare and draw.
 
     Parameters
     ----------
@@ -78,26 +74,16 @@ def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, seed: int) 
         raise ConfigError(f"targets={targets} is not possible", hint=f"use 1 to {defective - 1}")
     target_table, pool_table = data.split(targets, seed)
     encoder = write_encoder(folder / "encoder")
-    embedded = []
-    for name, table in (("targets", target_table), ("pool", pool_table)):
-        write_table(table, folder / f"{name}.parquet")
-        embedded.append(
-            embed_images(folder / f"{name}.parquet", folder / f"{name}_embeddings.parquet", "timm", str(encoder))
-        )
-    mined = mine(
-        folder / "pool_embeddings.parquet",
-        folder / "targets_embeddings.parquet",
-        folder / "mined.parquet",
-        topn=topn,
-        knn_metric="cosine",
-    )
-    pairs = pq.read_table(mined.pairs_path)
+    inputs = (folder / "targets.parquet", folder / "pool.parquet")
+    for table, path in zip((target_table, pool_table), inputs, strict=True):
+        write_table(table, path)
+    mined = run(*inputs, out=str(folder), model="timm", model_path=str(encoder), topn=topn, knn_metric="cosine")
+    pairs = pq.read_table(mined.folder.pairs)
     found = np.array(pairs.column("source_label").to_pylist()) != GOOD
     kept = np.array(pairs.column("outcome").to_pylist()) == "kept"
     result = DemoResult(
         dataset=data,
-        embedded=(embedded[0], embedded[1]),
-        mined=mined,
+        run=mined,
         base_rate=float(np.mean(np.array(pool_table.column("label").to_pylist()) != GOOD)),
         pair_rate=float(found.mean()),
         mined_rate=float(found[kept].mean()),

@@ -26,6 +26,7 @@ from lookalike.tables.embedding_copy import place_embedding_table
 from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_record
 from lookalike.workflow.mining import mine_with
+from lookalike.workflow.packaging import package_run
 from lookalike.workflow.run_checks import check_room, check_settings, check_sides, load
 from lookalike.workflow.run_files import (
     Done,
@@ -381,6 +382,7 @@ def _present(folder: RunFolder, config: RunConfig) -> tuple[tuple[Path, ...], tu
 
     plots = tuple(write_plots(folder))
     gallery = tuple(write_gallery(folder, every=config.gallery_all))
+    package_run(folder)
     return plots, gallery, write_report(folder)
 
 
