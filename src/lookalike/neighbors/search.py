@@ -72,8 +72,8 @@ def nearest_neighbors(
     target_column, source_column:
         Embedding columns, where a side is a path.
     device:
-        ``auto`` (the processor, or for a large search every CUDA GPU), ``cpu``, ``cuda``, ``cuda:1``, or several with commas. The result is the same on all
-        of them.
+        ``auto`` (the processor, or every CUDA GPU for a large search), ``cpu``, ``cuda``, ``cuda:1``, or several with
+        commas. The result is the same on all of them.
     memory_limit:
         Bytes that the search may take, beside what the caller holds. Default 2 GiB.
 
