@@ -24,7 +24,10 @@ DETECTION_FORMATS = ("coco", "kitti")
 MODELS = ("CLIP", "SigLIP", "timm")
 SCORINGS = ("auto", "nearest", "density_ratio", "lda")
 #: Help of the device of a search.
-SEARCH_DEVICE = "where to search: auto (the processor, or for a large search every CUDA GPU), cpu, cuda, cuda:1, several with commas"
+SEARCH_DEVICE = (
+    "where to search: auto (the processor, or every CUDA GPU for a large search), cpu, cuda, cuda:1, or several with "
+    "commas"
+)
 #: A shard is held in memory, and Arrow counts the values of a list column in 31 bits.
 _MOST_SHARD_ROWS = 100_000
 #: Values of a string setting that switch it on; the drop-in contract gives these three, in any case.
