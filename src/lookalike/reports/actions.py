@@ -47,7 +47,7 @@ def _augment(facts: Facts) -> Action:
         return Action("Augment: not yet", text, _again(facts))
     text = (
         f"Look through the {count(facts.mined, 'image')} first; what you decide there becomes "
-        "`mined_reviewed.parquet`, the list to add to the training set:"
+        "`mined_reviewed.parquet`, the list to add to the training set (or add `mined.parquet` as it is):"
     )
     run = str(facts.folder.path.resolve())
     commands = [("lookalike", "view", run), ("lookalike", "review", run, "decisions.csv")]
