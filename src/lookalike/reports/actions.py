@@ -98,8 +98,8 @@ def _unrelated(facts: Facts) -> Action:
         limit = UNRELATED * facts.random
         text = (
             f"There are: {count(facts.unrelated, 'target')} with no pool image nearer than {number(limit)}. Look at "
-            "them in the gallery. If they are wrong, a threshold at that distance drops them; if most are, try an encoder that suits "
-            "the images better."
+            "them in the gallery. If they are wrong, a threshold at that distance drops them; if most are, try an "
+            "encoder that suits the images better."
         )
         tighter = facts.threshold is None or facts.threshold > limit
         search = [_search(facts, distance_threshold=f"{limit:.4g}")] if tighter else []
