@@ -145,7 +145,8 @@ def test_unlike_encoders_are_no_match(tmp_path):
     folder = make_run(tmp_path / "run")
     other = identity(dimension=8, weights="c" * 64).to_json().encode()
     pq.write_table(pq.read_table(folder.pool).replace_schema_metadata({b"lookalike": other}), folder.pool)
-    check_report(report_of(folder), match="Match: no.")
+    found = check_report(report_of(folder), match="Match: no.")
+    assert "Different encoders wrote the two tables**" in found["Verdict"]
 
 
 def labelled(place, **settings):
@@ -352,11 +353,13 @@ def test_hubs_and_unrelated_images_are_named(tmp_path):
 
 def test_targets_in_the_pool_are_told(tmp_path):
     folder = SHAPES["targets are the pool"](tmp_path / "run")
+    edit(folder, warnings=["12 of 12 targets are in the pool, too (by path): their nearest image is themselves"])
     found = sections(report_of(folder))
     pairs = pd.read_parquet(folder.pairs)
     own = pairs[(pairs.target_filepath == pairs.source_filepath)]
     kept = (own.outcome == "kept").sum()
     assert f"**12 targets found in the pool themselves**, by path; {kept} of these pairs were kept" in found["Verdict"]
+    assert "Warning of the run" not in found["Verdict"], "told twice"
     assert "Take the targets out of the pool" in found["Recommended Actions"]
 
 

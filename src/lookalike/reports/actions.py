@@ -47,7 +47,7 @@ def _augment(facts: Facts) -> Action:
         return Action("Augment: not yet", text, _again(facts))
     text = (
         f"Look through the {count(facts.mined, 'image')} first; what you decide there becomes "
-        "`mined_reviewed.parquet`, the list to add to the training set:"
+        "`mined_reviewed.parquet`, the list to add to the training set (or add `mined.parquet` as it is):"
     )
     run = str(facts.folder.path.resolve())
     commands = [("lookalike", "view", run), ("lookalike", "review", run, "decisions.csv")]
@@ -73,10 +73,12 @@ def _exhausted(facts: Facts) -> Action:
             "pool."
         )
         return Action("Pool exhausted", text)
-    left = facts.record.pool.embedded - facts.mined
-    text = f"It is not: {count(left, 'pool image')} not mined. For more, search again, without embedding again:"
+    text = f"It is not: {count(facts.record.pool.embedded - facts.mined, 'pool image')} not mined."
     more = min(2 * facts.topn, facts.record.pool.embedded)
-    return Action("Pool exhausted", text, [_search(facts, topn=str(more))] if more > facts.topn and facts.mined else [])
+    if more == facts.topn or not facts.mined:
+        return Action("Pool exhausted", text)
+    text += " For more, search again, without embedding again:"
+    return Action("Pool exhausted", text, [_search(facts, topn=str(more))])
 
 
 def _noop(facts: Facts) -> Action:
@@ -96,10 +98,12 @@ def _unrelated(facts: Facts) -> Action:
         limit = UNRELATED * facts.random
         text = (
             f"There are: {count(facts.unrelated, 'target')} with no pool image nearer than {number(limit)}. Look at "
-            "them in the gallery. If they are wrong, a threshold drops them; if most are, try an encoder that suits "
-            "the images better."
+            "them in the gallery. If they are wrong, a threshold at that distance drops them; if most are, try an "
+            "encoder that suits the images better."
         )
-        return Action("Unrelated images", text, [_search(facts, distance_threshold=f"{limit:.4g}")])
+        tighter = facts.threshold is None or facts.threshold > limit
+        search = [_search(facts, distance_threshold=f"{limit:.4g}")] if tighter else []
+        return Action("Unrelated images", text, search)
     if not facts.pairs:
         return Action("Unrelated images", "There is nothing to judge: the search returned no pairs.")
     text = "None stand out by distance; the eye may still find some, and a `distance_threshold` drops the farthest."

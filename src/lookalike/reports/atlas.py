@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.config.schemas import ImageEmbeddingsConfig, NearestNeighborsConfig
 from lookalike.errors import ConfigError, MissingDependency
 from lookalike.images.decode import DecodeSettings, decode
 from lookalike.images.locate import ReadSettings, read_bytes
@@ -117,9 +118,8 @@ def write_atlas(folder: RunFolder, out: Path | None = None, *, sample: int = SAM
     targets, pool = tables
     chosen = np.arange(pool.rows) if not sample else np.union1d(pool.sample(sample), np.unique(pairs.source_row))
     rows = (np.arange(targets.rows), chosen)
-    metric = str(record.settings.get("knn_metric", "cosine"))
+    metric = str(record.settings.get("knn_metric", NearestNeighborsConfig.knn_metric))
     points, method = _points(tables, rows, metric)
-    facts = _known(pairs, rows)
     schema = SCHEMA if pictures else SCHEMA.remove(SCHEMA.get_field_index("picture"))
     reader = _Pictures(record) if pictures else None
     with (
@@ -127,23 +127,14 @@ def write_atlas(folder: RunFolder, out: Path | None = None, *, sample: int = SAM
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         progress("writing the atlas", len(points), "images") as advance,
     ):
-        for side, (table, wanted) in enumerate(zip(tables, rows, strict=True)):
-            first = side * targets.rows
-            for start, filepaths, labels in _texts(table, wanted):
-                at = slice(first + start, first + start + len(filepaths))
-                columns = {
-                    "x": points[at, 0],
-                    "y": points[at, 1],
-                    "label": labels,
-                    "filepath": filepaths,
-                    "row": wanted[start : start + len(filepaths)],
-                    **facts.columns(at),
-                }
-                if reader:
-                    columns["picture"] = reader.read(filepaths)
-                writer.write_table(pa.table({name: pa.array(columns[name], schema.field(name).type)
-                                             for name in schema.names}))  # fmt: skip
-                advance(at.stop)
+        done = 0
+        for columns in _parts(tables, rows, points, _known(pairs, rows)):
+            if reader:
+                columns["picture"] = reader.read(columns["filepath"])
+            arrays = [pa.array(columns[field.name], field.type) for field in schema]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            done += len(arrays[0])
+            advance(done)
     return Atlas(
         path, len(points), targets.rows, len(chosen), pool.rows, method, tuple(schema.names),
         _command(path, pictures, bool(len(pairs))),
@@ -221,6 +212,24 @@ def _known(pairs: Pairs, rows: tuple[Rows, Rows]) -> _Known:
     order = np.lexsort((ends[1], distances, ends[0]))
     starts = np.searchsorted(ends[0][order], np.arange(len(targets) + len(pool) + 1))
     return _Known(len(targets), starts, ends[1][order], distances[order], np.tile(pairs.codes, 2)[order], pairs.names)
+
+
+def _parts(
+    tables: tuple[VectorRows, VectorRows], rows: tuple[Rows, Rows], points: Points, known: _Known
+) -> Iterator[dict[str, Any]]:
+    """The columns of the atlas but for the pictures, part by part: the targets first."""
+    for side, (table, wanted) in enumerate(zip(tables, rows, strict=True)):
+        for start, filepaths, labels in _texts(table, wanted):
+            first = side * len(rows[0]) + start
+            at = slice(first, first + len(filepaths))
+            yield {
+                "x": points[at, 0],
+                "y": points[at, 1],
+                "label": labels,
+                "filepath": filepaths,
+                "row": wanted[start : start + len(filepaths)],
+                **known.columns(at),
+            }
 
 
 def _texts(table: VectorRows, rows: Rows) -> Iterator[tuple[int, list[str], list[str | None]]]:

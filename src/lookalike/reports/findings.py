@@ -18,9 +18,10 @@ from lookalike.reports.facts import (
 from lookalike.reports.markdown import code, count, number, plain
 from lookalike.selection.filters import Outcome
 
-#: How warnings of `mine` begin that a finding of its own stands for.
-_FILTER_WARNING = "filter_by_label"
+#: Warnings that a finding of its own stands for: how two of a search begin, and what one of a run holds.
+_FILTER_WARNING = "filter_by_label is on"
 _IDENTITY_WARNING = "no encoder identity"
+_OVERLAP_WARNING = "targets are in the pool, too"
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ def find(facts: Facts, room: Room) -> Findings:
 
 def _is_told(warning: str, facts: Facts) -> bool:
     """Whether a finding of its own says what a warning says."""
-    return (warning.startswith(f"{_FILTER_WARNING} is on") and facts.filter_was_noop) or (
-        warning.startswith(_IDENTITY_WARNING) and facts.same_encoder is None
+    return (
+        (warning.startswith(_FILTER_WARNING) and facts.filter_was_noop)
+        or (warning.startswith(_IDENTITY_WARNING) and facts.same_encoder is None)
+        or (_OVERLAP_WARNING in warning and bool(facts.same_path))
     )
 
 
@@ -96,6 +99,8 @@ def _result(facts: Facts) -> Iterator[str]:
             f"**The encoder is not known** of {' and '.join(unknown)}: the table was made elsewhere and does not say "
             "which encoder wrote it. If two encoders wrote the two tables, every distance is meaningless."
         )
+    if facts.same_encoder is False:
+        yield "**Different encoders wrote the two tables**: the distances between them mean nothing."
     if facts.filter_was_noop:
         yield f"**The label filter was a no-op**: {why_noop(facts)}."
     if facts.random == 0 and facts.nearest == 0:

@@ -256,7 +256,9 @@ def _labels_rest(facts: Facts, room: Room) -> str:
     """Which labels are shown, and what the others amount to."""
     rest = facts.labels[room.labels :]
     if not rest:
-        return f"Shown: all {markdown.count(len(facts.labels), 'target label')}, those with most targets first."
+        if len(rows := facts.labels) == 1:
+            return "All targets are in one row."
+        return f"Shown: all {len(rows)} target labels, those with most targets first."
     bare = sorted((row for row in rest if row.nothing), key=lambda row: (-row.nothing, row.label))
     text = (
         f"Shown: the {room.labels} labels with most targets. The other {markdown.count(len(rest), 'label')} have "
