@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from lookalike.reports import gallery_data
+from lookalike.reports.captions import plot_captions
 from lookalike.reports.gallery import write_gallery
+from lookalike.reports.plots import write_plots
 from support.runs import make_images, make_run
 
 #: Texts that would do harm, or lead astray, where one of the layers forgot to escape.
@@ -38,8 +40,7 @@ def run(tmp_path_factory):
         distance_threshold=1.1, warnings=["one warning <of> the run"],
         vectors=(random.standard_normal((4, 8)), random.standard_normal((12, 8))),
     )  # fmt: skip
-    folder.plots.mkdir()
-    Image.new("RGB", (60, 40), "white").save(folder.plots / "distances.png")
+    write_plots(folder)
     write_gallery(folder)
     return folder
 
@@ -112,7 +113,8 @@ def test_it_shows_the_run(page, run, pairs, screenshot):
     assert shown.locator(".tag").inner_text() == kept.source_label.iloc[0]
     assert shown.locator(".rank").inner_text() == str(kept["rank"].iloc[0])
     assert shown.locator("img").evaluate("image => image.complete && image.naturalWidth") == 64
-    assert page.locator(".plots img").get_attribute("alt") == "Plot: Distances by rank"
+    shown = [image.get_attribute("alt") for image in page.locator(".plots img").all()]
+    assert shown == [plot.alt for plot in plot_captions(run)]
     screenshot(page, "gallery_light")
 
 

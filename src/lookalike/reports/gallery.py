@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 
+from lookalike.reports.captions import plot_captions
 from lookalike.reports.gallery_data import GalleryData, load, page_content, page_images
 from lookalike.reports.thumbnails import make_thumbnails, setting
 from lookalike.selection.filters import Outcome
@@ -29,12 +30,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("gallery_decisions.js", "gallery_tiles.js", "gallery_filters.js", "gallery.js")
 #: What ends a script element or begins another, and two ends of a line that JavaScript knows and JSON does not.
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
-#: Plots by the stems of their files, in the order in which they are shown; others follow.
-_PLOTS = {
-    "distances": "Distances by rank",
-    "labels": "Mined labels against the pool",
-    "map": "Map of targets, mined images and pool",
-}
 
 
 def write_gallery(folder: RunFolder, *, every: bool = False) -> list[Path]:
@@ -141,17 +136,15 @@ def _encoder(model: str, model_path: str, targets: InputRecord) -> str:
 
 
 def _plots(folder: RunFolder) -> list[dict[str, str]]:
-    """The plots that are there, as data URIs."""
-    if not folder.plots.is_dir():
-        return []
-    order = {stem: place for place, stem in enumerate(_PLOTS)}
-    files = sorted(folder.plots.glob("*.png"), key=lambda file: (order.get(file.stem, len(order)), file.name))
+    """The plots that are there, as data URIs with their words."""
     return [
         {
-            "title": _PLOTS.get(file.stem, file.stem.replace("_", " ").capitalize()),
-            "source": f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}",
+            "title": plot.title,
+            "caption": plot.caption,
+            "alt": plot.alt or plot.title,
+            "source": f"data:image/png;base64,{base64.b64encode(plot.path.read_bytes()).decode()}",
         }
-        for file in files
+        for plot in plot_captions(folder)
     ]
 
 
