@@ -52,6 +52,23 @@ def test_the_held_out_figures_tell_good_options_from_bad_ones():
     assert found[auto.choice.option] > found[Option("nearest", 0)] + 0.3
 
 
+def test_a_part_is_enough_where_there_is_very_much(monkeypatch):
+    target, source, member = planted(targets=60, members=60)
+    whole = select_scored(target, source, ScoringConfig(budget=50))
+    monkeypatch.setattr("lookalike.selection.heldout._MOST_RANKED", 200)
+    part = select_scored(target, source, ScoringConfig(budget=50))
+    assert {one.among for one in whole.choice.tried} == {600}
+    assert {one.among for one in part.choice.tried} == {200}
+    for one in part.choice.tried:
+        other = next(other for other in whole.choice.tried if other.option == one.option)
+        assert one.rank / 200 == pytest.approx(other.rank / 600, rel=0.8)
+        assert one.found == pytest.approx(other.found, abs=0.2)
+    monkeypatch.setattr("lookalike.selection.heldout._MOST_TARGETS", 30)
+    fewer = select_scored(target, source, ScoringConfig(budget=50))
+    assert fewer.choice != part.choice
+    assert precision(fewer, member) > 0.5
+
+
 def test_plain_nearest_widens_rank_by_rank():
     target, source, _ = planted()
     found = select_scored(target, source, ScoringConfig(scoring="nearest", min_per_target=0))

@@ -25,6 +25,8 @@ from lookalike.selection.space import Singles, directions
 LEAST_TARGETS = 10
 #: More targets than this do not make the choice surer; a random part of them is used.
 _MOST_TARGETS = 500
+#: Nor do more pool images among which the hidden ones take their ranks; a random part of them is ranked.
+_MOST_RANKED = 10_000
 
 
 class Option(NamedTuple):
@@ -52,12 +54,15 @@ class HeldOut:
         Standard deviation of that mean from half to half.
     found:
         Share of the hidden targets that stand within the budget.
+    among:
+        How many pool images the ranks are among: all, or a random part.
     """
 
     option: Option
     log_rank: float
     spread: float
     found: float
+    among: int
 
     @property
     def rank(self) -> float:
@@ -76,6 +81,8 @@ class Sample(NamedTuple):
         The vectors themselves.
     weights:
         Of the targets.
+    ranked:
+        Rows of the pool here among which hidden targets take their ranks.
     """
 
     pool: Singles
@@ -83,6 +90,7 @@ class Sample(NamedTuple):
     pool_vectors: Floats
     target_vectors: Floats
     weights: Float64s
+    ranked: Rows
 
 
 class Half(NamedTuple):
@@ -93,7 +101,7 @@ class Half(NamedTuple):
 
 
 def held_out(
-    sample: Sample, options: list[Option], *, metric: str, within: float, splits: int, seed: int, devices: list[str]
+    sample: Sample, options: list[Option], *, metric: str, share: float, splits: int, seed: int, devices: list[str]
 ) -> tuple[HeldOut, ...]:
     """Try every option on the same random halves; in the order of the options.
 
@@ -105,24 +113,28 @@ def held_out(
         What to try.
     metric:
         Of `nearest`.
-    within:
-        Ranks that count as found.
+    share:
+        Of the pool, that is kept: ranks within it count as found.
     splits, seed:
         How many halves, and what they are drawn with.
     devices:
         Where to search.
     """
     random = np.random.default_rng(seed)
-    sample = _some_targets(sample, random)
+    sample = _some(sample, random)
     halves = []
     for _ in range(splits):
         drawn = random.permutation(len(sample.targets))
         middle = len(drawn) // 2
         halves.append(Half(np.sort(drawn[:middle]), np.sort(drawn[middle:])))
+    within = share * len(sample.ranked)
     return tuple(_tried(option, sample, halves, metric, within, devices) for option in options)
 
 
-def _some_targets(sample: Sample, random: np.random.Generator) -> Sample:
+def _some(sample: Sample, random: np.random.Generator) -> Sample:
+    """A random part of the targets and of the ranks' pool, where there are very many."""
+    if len(sample.ranked) > _MOST_RANKED:
+        sample = sample._replace(ranked=np.sort(random.choice(sample.ranked, _MOST_RANKED, replace=False)))
     if len(sample.targets) <= _MOST_TARGETS:
         return sample
     some = np.sort(random.choice(len(sample.targets), _MOST_TARGETS, replace=False))
@@ -146,11 +158,12 @@ def _tried(
         weights = weights if weights.any() else np.ones(len(weights))
         figures.append(float(np.average(np.log(hidden), weights=weights)))
         found.append(float(np.average(hidden <= within, weights=weights)))
-    return HeldOut(option, float(np.mean(figures)), float(np.std(figures)), float(np.mean(found)))
+    return HeldOut(option, float(np.mean(figures)), float(np.std(figures)), float(np.mean(found)), len(sample.ranked))
 
 
 def _lda(sample: Sample, components: int, halves: list[Half]) -> list[Float64s]:
-    pool, targets = directions(sample.pool, components), directions(sample.targets, components)
+    pool = directions(sample.pool[sample.ranked], components)
+    targets = directions(sample.targets, components)
     # A cosine to a mean orders as the product with it does.
     means = np.array([sample.weights[visible] @ targets[visible] for _, visible in halves])
     scores, own = pool.astype(np.float64) @ means.T, targets.astype(np.float64) @ means.T
@@ -160,10 +173,11 @@ def _lda(sample: Sample, components: int, halves: list[Half]) -> list[Float64s]:
 def _density_ratio(sample: Sample, components: int, halves: list[Half], devices: list[str]) -> list[Float64s]:
     pool, targets = directions(sample.pool, components), directions(sample.targets, components)
     # What is near among the pool does not depend on what is hidden, and is found once; hidden targets are merged in.
-    among = without_self(near(pool, pool, NEAR + 1, devices), np.arange(len(pool)), NEAR)
+    ranked = pool[sample.ranked]
+    among = without_self(near(ranked, pool, NEAR + 1, devices), sample.ranked, NEAR)
     around = near(targets, pool, NEAR, devices).cosines
     among, around = among.astype(np.float32), around.astype(np.float32)
-    to_targets, each_other = pool @ targets.T, targets @ targets.T
+    to_targets, each_other = ranked @ targets.T, targets @ targets.T
     np.fill_diagonal(each_other, -np.inf)
     ranks = []
     for hidden, visible in halves:
@@ -194,7 +208,7 @@ def _nearest(sample: Sample, halves: list[Half], metric: str) -> list[Float64s]:
     one = METRICS[metric]
     targets = one.prepare_targets(sample.target_vectors, wide=True).vectors
     scores = []
-    for vectors in (sample.pool_vectors, sample.target_vectors):
+    for vectors in (sample.pool_vectors[sample.ranked], sample.target_vectors):
         sources = one.prepare(vectors, wide=True)
         score = np.empty((len(targets), len(vectors)))
         one.product(targets, sources.vectors, score)

@@ -356,17 +356,17 @@ class _Run:
         both = Whitening.of(moments, whitening.components)
         sample = Sample(
             project(both, background.vectors), project(both, self._vectors[counted]),
-            background.vectors, self._vectors[counted], self._weights[counted],
+            background.vectors, self._vectors[counted], self._weights[counted], np.arange(len(background.rows)),
         )  # fmt: skip
         tried = held_out(
-            sample, options, metric=settings.knn_metric, within=budget * len(background.rows) / self._allowed,
-            splits=settings.splits, seed=settings.seed, devices=self._devices,
+            sample, options, metric=settings.knn_metric, share=budget / self._allowed, splits=settings.splits,
+            seed=settings.seed, devices=self._devices,
         )  # fmt: skip
         ordered = tuple(sorted(tried, key=lambda one: one.log_rank))
         first, last = ordered[0], ordered[-1]
         reason = (
             f"of {len(tried)} options it found hidden targets best: typical rank {first.rank:.0f} among "
-            f"{len(background.rows)} pool images (the worst option: {last.rank:.0f})"
+            f"{first.among} pool images (the worst option: {last.rank:.0f})"
         )
         return Choice(first.option, reason, ordered)
 
