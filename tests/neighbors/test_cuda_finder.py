@@ -55,7 +55,7 @@ def small_blocks(monkeypatch):
         (cuda, "_FIRST", 32), (cuda, "_SOURCES", 48), (cuda, "_SOURCES_PER_NEIGHBOR", 2), (cuda, "_TARGETS", 3),
         (cuda, "_LEAST_GROUPS", 1), (cuda, "_LEAST_PAIRS", 1),
         (cuda, "_PAIR_SHARE", 8), (cuda, "_FINE", 100), (cuda, "_WIDE", 60), (cuda_scores, "_WIDE", 30),
-        (cuda_sides, "_PREPARED", 128), (cuda_products, "_PREPARED", 128),
+        (cuda_products, "PREPARED", 128),
         (cuda_frame, "_SAMPLE", 5), (cuda_exact, "_GATHER", 12),
         (cuda_exact, "_MERGED", 40), (cuda_products, "_GATHER", 1024),
     ):  # fmt: skip

@@ -25,8 +25,8 @@ MODELS = ("CLIP", "SigLIP", "timm")
 SCORINGS = ("auto", "nearest", "density_ratio", "lda")
 #: Help of the device of a search.
 SEARCH_DEVICE = (
-    "where to search: auto (the processor, or every CUDA GPU for a large search), cpu, cuda, cuda:1, or several with "
-    "commas"
+    "where to search: auto (the processor, or the first CUDA GPU for a large search), cpu, cuda, cuda:1, or several "
+    "with commas"
 )
 #: A shard is held in memory, and Arrow counts the values of a list column in 31 bits.
 _MOST_SHARD_ROWS = 100_000

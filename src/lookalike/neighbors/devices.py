@@ -21,7 +21,7 @@ def choose_devices(wanted: str, products: float = 0.0) -> list[str]:
     ----------
     wanted:
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``, or several of these with commas; ``auto`` is the processor for a small
-        search, and every CUDA device (of compute capability 8 or more, where the kernels run) for a large one.
+        search, and the first CUDA device (of compute capability 8 or more, where the kernels run) for a large one.
     products:
         Targets x sources x dimensions of the search.
 
@@ -32,24 +32,24 @@ def choose_devices(wanted: str, products: float = 0.0) -> list[str]:
     """
     if wanted == "cpu" or (wanted == "auto" and products < _WORTH_A_GPU):
         return ["cpu"]  # without loading torch
-    if wanted == "auto":
-        return _cards() or ["cpu"]
     from lookalike.encoders.load import choose_devices as there
 
+    if wanted == "auto":
+        return _first_card(there("auto", "torch"))
     devices = there(wanted, "torch")
     if not all(device == "cpu" or device.startswith("cuda") for device in devices):
         raise ConfigError(f"device={wanted!r} is not possible for a search", hint="use auto, cpu or cuda")
     return sorted(set(devices))
 
 
-def _cards() -> list[str]:
-    """The CUDA devices that the kernels run on."""
+def _first_card(devices: list[str]) -> list[str]:
+    """The first CUDA device, where the kernels run on it; dealing to several has to be asked for."""
     import torch
 
     from lookalike.neighbors.cuda.products import has_kernels
 
-    names = [f"cuda:{number}" for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
-    return [name for name in names if has_kernels(torch.device(name))]
+    cards = [device for device in devices if device.startswith("cuda")][:1]
+    return cards if cards and has_kernels(torch.device(cards[0])) else ["cpu"]
 
 
 def make_finder(targets: Floats, metric: str, k: int, devices: list[str]) -> Finder:

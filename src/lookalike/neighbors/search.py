@@ -27,6 +27,7 @@ from lookalike.tables.embedding_stream import Chunk, label_codes, plain_label
 _Config = NearestNeighborsConfig
 
 #: A chunk of sources has this share of the limit: one is used, one is read, and one holds what of it may be searched.
+#: Every further device uses one more.
 _CHUNK_SHARE = 6
 #: The targets of a group and what is known of them have this share.
 _TARGET_SHARE = 3
@@ -72,8 +73,8 @@ def nearest_neighbors(
     target_column, source_column:
         Embedding columns, where a side is a path.
     device:
-        ``auto`` (the processor, or every CUDA GPU for a large search), ``cpu``, ``cuda``, ``cuda:1``, or several with
-        commas. The result is the same on all of them.
+        ``auto`` (the processor, or the first CUDA GPU for a large search), ``cpu``, ``cuda``, ``cuda:1``, or several
+        with commas. The result is the same on all of them.
     memory_limit:
         Bytes that the search may take, beside what the caller holds. Default 2 GiB.
 
@@ -189,7 +190,7 @@ def search(target: Side, source: Side, wanted: Search) -> Searched:
         spots = checked[(checked >= part.start) & (checked < part.stop)]
         routes = _routes(group, wanted, devices, codes)
         check = _spot_check(group, spots - part.start, wanted)
-        zero_sources = _pass_by(source, routes, check, wanted, codes)
+        zero_sources = _pass_by(source, routes, check, wanted, codes, len(devices))
         for route in routes:
             route.give(found.at(part))
         check.compare(found, spots)
@@ -245,11 +246,13 @@ def _spot_check(group: Chunk, spots: Rows, wanted: Search) -> SpotCheck:
     return SpotCheck(group.vectors[spots], labels, wanted.metric, wanted.k)
 
 
-def _pass_by(source: Side, routes: list[_Route], check: SpotCheck, wanted: Search, codes: dict[str, int]) -> int:
+def _pass_by(
+    source: Side, routes: list[_Route], check: SpotCheck, wanted: Search, codes: dict[str, int], holders: int
+) -> int:
     """Let all sources pass by; return how many of them are zero vectors."""
     zeros = 0
     each = source.dimension * np.dtype(source.dtype).itemsize
-    size = max(_LEAST_CHUNK, wanted.memory_limit // _CHUNK_SHARE // each)
+    size = max(_LEAST_CHUNK, wanted.memory_limit // (_CHUNK_SHARE + holders - 1) // each)
     with progress("searching", source.rows, "vectors") as advance:
         for chunk in source.chunks(size, labels=wanted.within_label):
             part = slice(chunk.first, chunk.first + len(chunk.vectors))

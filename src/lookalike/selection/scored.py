@@ -229,7 +229,8 @@ class _Run:
         self._notes: list[str] = []
         self._seconds: dict[str, float] = {}
         self._refuse()
-        self._devices = choose_devices(settings.device)
+        products = float(targets.rows) * pool.rows * pool.dimension
+        self._devices = choose_devices(settings.device, products)
         self._vectors: Floats = np.concatenate([block.vectors for block in blocks(targets, None)])
 
     def _refuse(self) -> None:

@@ -27,7 +27,7 @@ def pair_distances(
     metric:
         Its name.
     targets, sources:
-        rows x dimension.
+        rows x dimension, contiguous, as all here.
     target_rows, source_rows:
         int64: one a target, and targets x width; -1 for none.
 
@@ -41,8 +41,7 @@ def pair_distances(
         from lookalike.neighbors.cuda import row_kernels
 
         if targets.shape[1] <= row_kernels.MOST_DIMENSIONS:
-            vectors = targets.contiguous(), sources.contiguous()
-            return row_kernels.pair_distances(metric, *vectors, target_rows, source_rows.contiguous())
+            return row_kernels.pair_distances(metric, targets, sources, target_rows, source_rows)
     return plain_pair_distances(metric, targets, sources, target_rows, source_rows)
 
 

@@ -15,7 +15,8 @@ the same steps run in plain torch.
 
 from __future__ import annotations
 
-import warnings
+import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -34,12 +35,16 @@ _FIRST = 131_072
 _SOURCES = 524_288
 #: More for a large k: with many groups to one neighbour, few groups hold one.
 _SOURCES_PER_NEIGHBOR = 64
-#: Values of a block of sources (1 GB in float32); it is held in its own type, in float32 and in bfloat16.
+#: Values of a block of sources at most, and bytes of the device's memory for one: it is held in its own type, in
+#: bfloat16 (Manhattan: three times in float32) and, where asked for, in float32.
 _SOURCE_VALUES = 1 << 28
+_SOURCE_SHARE = 32
 #: Targets of a block, and group maxima: values, and how many of them a device has memory for (a 64th of it).
 _TARGETS = 16_384
 _MAXIMA = 1 << 26
 _MAXIMA_SHARE = 64
+#: Settling a target takes what so many maxima a neighbour take.
+_SETTLED = 8
 #: A target is crowded if more groups pass than this share of all, or than this. Reading one group's members for one
 #: target costs what a matrix product needs for hundreds of them.
 _GROUP_SHARE = 32
@@ -50,6 +55,9 @@ _LEAST_PAIRS = 64
 #: Scores of a whole block at a time, in float32 (256 MB) and in float64 (128 MB).
 _FINE = 1 << 26
 _WIDE = 1 << 24
+
+#: One search at a time on a device: those of several labels would need memory for a block each.
+_turns: defaultdict[torch.device, threading.Lock] = defaultdict(threading.Lock)
 
 
 class CudaFinder:
@@ -76,9 +84,11 @@ class CudaFinder:
         self._distances = torch.full((count, k), torch.inf, dtype=torch.float64, device=device)
         self._rows = torch.full((count, k), -1, dtype=torch.int64, device=device)
         self._widened = torch.zeros(count, dtype=torch.bool, device=device)
-        self._maxima = _MAXIMA
+        self._maxima, self._source_values = _MAXIMA, _SOURCE_VALUES
         if device.type == "cuda":
-            self._maxima = torch.cuda.get_device_properties(device).total_memory // (4 * _MAXIMA_SHARE)
+            memory = torch.cuda.get_device_properties(device).total_memory
+            self._maxima = memory // (4 * _MAXIMA_SHARE)
+            self._source_values = min(_SOURCE_VALUES, memory // _SOURCE_SHARE)
         self._frame: Frame | None = None
         self._targets: Side | None = None
 
@@ -93,9 +103,9 @@ class CudaFinder:
             Their rows in the whole pool, ascending within a call and from call to call.
         """
         dimension = self._raw_targets.shape[1]
-        most = max(GROUP, _SOURCE_VALUES // dimension)
+        most = max(GROUP, self._source_values // dimension)
         first = 0
-        with self._current():
+        with _turns[self._device], self._current():
             while first < len(vectors):
                 size = min(max(_SOURCES if self._frame else _FIRST, _SOURCES_PER_NEIGHBOR * self._k), most)
                 part = slice(first, first + size)
@@ -117,7 +127,9 @@ class CudaFinder:
             self._targets = make_targets(self._frame, self._raw_targets)
         sources = make_sources(self._frame, vectors)
         groups = -(-len(vectors) // GROUP)
-        for part in _parts(len(self._raw_targets), min(_TARGETS, max(1, self._maxima // groups))):
+        for part in _parts(
+            len(self._raw_targets), min(_TARGETS, max(1, self._maxima // max(groups, _SETTLED * self._k)))
+        ):
             index = torch.arange(part.start, part.stop, device=self._device)
             self._scan(index, Scoring(self._frame, self._targets.at(part), sources), rows)
 
@@ -164,7 +176,9 @@ class CudaFinder:
     ) -> torch.Tensor:
         """Take all sources of the block for crowded targets; returns which targets have too many to measure."""
         remaining = torch.zeros_like(index, dtype=torch.bool)
-        for some in torch.split(crowded, max(1, (_WIDE if last else _FINE) // len(rows))):
+        for some in torch.split(
+            crowded, max(1, (_WIDE if last else _FINE) // max(len(rows), self._raw_targets.shape[1]))
+        ):
             if not len(some):
                 continue
             own = scoring.at(some)
@@ -240,10 +254,8 @@ def _parts(count: int, size: int) -> Iterator[slice]:
 
 
 def _on_device(values: Floats | Rows | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """An array as a tensor on the device."""
+    """An array as a contiguous tensor on the device."""
     if isinstance(values, np.ndarray):
-        with warnings.catch_warnings():
-            # Read-only memory, which torch warns of: it is only read here.
-            warnings.simplefilter("ignore", UserWarning)
-            values = torch.from_numpy(np.ascontiguousarray(values))
-    return values.to(device)
+        # torch does not take memory that may not be written without a warning.
+        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    return values.detach().to(device).contiguous()

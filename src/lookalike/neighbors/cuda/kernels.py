@@ -1,4 +1,4 @@
-"""The search's inner loops on a GPU, in Triton: first-pass scores of tiles, and scores of single groups.
+"""The search's inner loops on a GPU, in Triton: first-pass scores of tiles, and which of them pass.
 
 A *group* is `GROUP` consecutive sources. The first pass writes only the largest score of each group, a sixteenth of the
 matrix. Without a GPU the kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), which is how they are tested
@@ -15,10 +15,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-#: Consecutive sources whose largest score is written.
-GROUP = 16
-#: Dimensions taken at a time; every matrix that comes here is padded with zeros to a multiple of it.
-STEP = 64
+from lookalike.neighbors.cuda.products import GROUP, STEP
+
 #: Tile of the products: targets, sources, tiles of targets that share tiles of sources in the cache, warps, stages.
 _PRODUCT_TILE = (128, 128)
 _PRODUCT_BAND = 8

@@ -11,13 +11,14 @@ import torch
 
 from lookalike.neighbors.cuda.frame import Frame
 
-#: Consecutive sources whose largest score is looked at first, and what dimensions are padded to: as in `kernels`.
+#: Consecutive sources (a *group*) whose largest score is looked at first; and how many dimensions are taken at a time:
+#: every matrix is padded with zeros to a multiple of it.
 GROUP = 16
 STEP = 64
 #: Values gathered at a time without a kernel.
 _GATHER = 1 << 24
 #: Values made ready at a time without a kernel, in float64 (128 MB).
-_PREPARED = 1 << 24
+PREPARED = 1 << 24
 #: Lengths, sums, and what rounding took away: see `round_rows`.
 Measured = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -72,7 +73,7 @@ def round_rows(
 
         if rounded.shape[1] <= row_kernels.MOST_DIMENSIONS:
             kinds = {"unit": frame.metric == "cosine", "manhattan": frame.manhattan}
-            return row_kernels.round_rows(vectors.contiguous(), frame.centre, scales, weights, rounded, **kinds)
+            return row_kernels.round_rows(vectors, frame.centre, scales, weights, rounded, **kinds)
     return plain_round_rows(frame, vectors, scales, weights, rounded)
 
 
@@ -83,7 +84,7 @@ def plain_round_rows(
     count, dimension = vectors.shape
     lengths, sums, rests = (torch.empty(count, dtype=torch.float64, device=vectors.device) for _ in range(3))
     rounded[:, dimension:] = 0
-    step = max(1, _PREPARED // rounded.shape[1])
+    step = max(1, PREPARED // rounded.shape[1])
     for part in (slice(first, first + step) for first in range(0, count, step)):
         scaled = frame.wide(vectors[part]) * (scales if len(scales) == 1 else scales[part])[:, None]
         lengths[part] = _lengths(scaled, frame)

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lookalike.neighbors.cuda.kernels import GROUP, STEP
+from lookalike.neighbors.cuda.products import GROUP, STEP
 
 #: Warps that score one group.
 _MEMBER_WARPS = 4

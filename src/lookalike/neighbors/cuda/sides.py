@@ -28,13 +28,12 @@ from functools import cached_property
 
 import torch
 
+from lookalike.neighbors.cuda import products
 from lookalike.neighbors.cuda.frame import Frame, exponents_of, power_of_two
 from lookalike.neighbors.cuda.products import STEP, round_rows
 
 #: Exponents of scales stay within this, and so do sums and differences of a few of them within float64's range.
 _LARGEST_EXPONENT = 200
-#: Values made ready at a time, in float64 (128 MB).
-_PREPARED = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _common_exponent(frame: Frame, vectors: torch.Tensor) -> torch.Tensor:
 
 def _slices(vectors: torch.Tensor) -> Iterator[slice]:
     """Slices of a bounded number of values."""
-    step = max(1, _PREPARED // max(vectors.shape[1], STEP))
+    step = max(1, products.PREPARED // max(vectors.shape[1], STEP))
     return (slice(first, first + step) for first in range(0, len(vectors), step))
 
 
