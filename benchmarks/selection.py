@@ -265,7 +265,8 @@ def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def tables(result: dict[str, Any]) -> str:
     """The tables of `docs/selection.md`, as Markdown."""
-    return "\n\n".join([_table_of_shares(result, False), _table_of_shares(result, True), _table_of_choices(result)])
+    shares = [_table_of_shares(result, thinned) for thinned in (False, True)]
+    return "\n\n".join([*shares, _table_of_choices(result), _table_of_options(result)])
 
 
 def _table_of_shares(result: dict[str, Any], thinned: bool) -> str:
@@ -307,4 +308,19 @@ def _table_of_choices(result: dict[str, Any]) -> str:
             f"| {TITLES[group['set']]} | {group['targets']} | {'yes' if group['thinned'] else 'no'} | {text} | "
             f"{regret['of_the_best_option']:.3f} / {regret['of_each_draw']:.3f} | {group['seconds']['mean']:.1f} |"
         )
+    return "\n".join(lines)
+
+
+def _table_of_options(result: dict[str, Any]) -> str:
+    """Precision of every option without a floor."""
+    options = [way for way in result["groups"][0]["ways"] if "floor" not in way and way != "auto"]
+    short = [
+        way.replace("density_ratio, ", "dr ").replace("lda, ", "lda ").replace(" components", "") for way in options
+    ]
+    lines = [f"| set | targets | thinned | {' | '.join(short)} |", "|---" * (3 + len(options)) + "|"]
+    for group in result["groups"]:
+        figures = [group["ways"][way]["precision"] for way in options]
+        cells = " | ".join(f"{one['mean']:.2f} ± {one['deviation']:.2f}" for one in figures)
+        thinned = "yes" if group["thinned"] else "no"
+        lines.append(f"| {TITLES[group['set']]} | {group['targets']} | {thinned} | {cells} |")
     return "\n".join(lines)
