@@ -1,7 +1,7 @@
 """Time and peak memory of `select_scored` by the number of pool rows: random vectors in files, a process for each.
 
-Random vectors have no class: this says what a selection takes, not what it finds. What `auto` chooses of them is chance;
-with ``density_ratio``, the score that takes longest, its components are chosen in the same way.
+Random vectors have no class: this says what a selection takes, not what it finds. What `auto` chooses of them is
+chance; with ``density_ratio``, the score that takes longest, its components are chosen in the same way.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _print(result: dict[str, Any]) -> None:
     steps = ", ".join(f"{step} {seconds:.0f}" for step, seconds in result["steps"].items())
     print(
-        f"{result['rows']:>9} rows  {result['scoring']:<14} {result['seconds']:6.0f} s  {result['peak'] / 1e6:6.0f} MB  "
+        f"{result['rows']:>9} rows  {result['scoring']:<14} {result['seconds']:6.0f} s  "
+        f"{result['peak'] / 1e6:6.0f} MB  "
         f"{result['chosen']}, background {result['background']}  ({steps})"
     )
 

@@ -103,7 +103,7 @@ def exported(page, tmp_path):
 def test_it_shows_the_run(page, run, pairs, screenshot):
     kept = pairs[pairs.outcome == "kept"]
     assert set(pairs.outcome) == {"kept", "label_mismatch", "over_distance", "duplicate"}
-    assert page.inner_text("h1") == f"{len(kept)} of 12 pool images look like your 4 targets"
+    assert page.inner_text("h1") == f"{len(kept)} of 12 pool images mined for your 4 targets"
     assert "one warning <of> the run" in page.inner_text(".warnings")
     assert "acme/tiny-clip" in page.inner_text(".facts")
     assert "cosine ≤ 1.1" in page.inner_text(".facts")

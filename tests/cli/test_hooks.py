@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from conftest import command_environment, script
 from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.failures import FAILURES, known_failures
 from lookalike.workflow.hooks import HOOKS, run_hook
 from lookalike.workflow.packaging import package_run
+from support.commands import command_environment, script
 from support.embeddings import identity, write_embeddings
 from support.reports import make_finished_run
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -69,7 +70,10 @@ def test_evals_have_the_form_of_the_convention():
 def test_every_command_of_the_skill_is_one_that_the_commands_take(page, line, run_command, tmp_path):
     """`lookalike ...` is parsed by its real options, drop-in commands compose their settings; help is printed."""
     if line.startswith("echo "):
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, cwd=tmp_path)
+        done = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, check=False, cwd=tmp_path,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        )  # fmt: skip
         assert done.stdout.startswith("failed: ")
         return
     name, *words = shlex.split(line)

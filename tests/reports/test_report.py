@@ -179,7 +179,9 @@ def test_every_number_is_that_of_the_tables(tmp_path):
         "Duplicates removed": (pairs.outcome == "duplicate").sum(), "Unique items saved": len(kept),
     }  # fmt: skip
     outcomes = dict(re.findall(r"(\d+) `(\w+)`", re.search(r"Pairs by outcome: (.+?)\. ", text)[1]))
-    assert {name: int(number) for number, name in outcomes.items()} == pairs.outcome.value_counts().to_dict()
+    assert {name: int(number) for number, name in outcomes.items()} == pairs.outcome.astype(
+        str
+    ).value_counts().to_dict()
     assert all(counts.values())
 
     rows = {row["label"]: row for row in table(found["Per-Label Breakdown"], "label")}

@@ -346,6 +346,7 @@ class RunConfig:
     knn_metric: str = same(NearestNeighborsConfig, "knn_metric", "cosine")
     filter_by_label: str = same(NearestNeighborsConfig, "filter_by_label")
     distance_threshold: float = same(NearestNeighborsConfig, "distance_threshold")
+    min_similarity: float = same(NearestNeighborsConfig, "min_similarity")
     within_label: bool = same(NearestNeighborsConfig, "within_label")
 
     images_root: str = setting("", "Visual ChangeNet CSV: the folder that `input_path` starts in; empty: where you are")
@@ -401,6 +402,7 @@ class RunConfig:
         return NearestNeighborsConfig(
             source_parquet, target_parquet, output_parquet, self.topn, self.knn_metric,
             filter_by_label=self.filter_by_label, distance_threshold=self.distance_threshold,
+            min_similarity=self.min_similarity,
             within_label=self.within_label, device=self.search_device, memory_limit=self.memory_limit,
         )  # fmt: skip
 

@@ -72,6 +72,10 @@ class Findings:
         return len(self.own) + len(self.warnings)
 
 
+#: What `embed_images` says of images that it could not read; a finding has their number and reasons.
+_SET_ASIDE = "images were set aside"
+
+
 def find(facts: Facts, room: Room) -> Findings:
     """Find everything that needs a person's eye."""
     return Findings(
@@ -86,6 +90,7 @@ def _is_told(warning: str, facts: Facts) -> bool:
         (warning.startswith(_FILTER_WARNING) and facts.filter_was_noop)
         or (warning.startswith(_IDENTITY_WARNING) and facts.same_encoder is None)
         or (_OVERLAP_WARNING in warning and bool(facts.same_path))
+        or (_SET_ASIDE in warning and any(side.record.quarantined for side in (facts.targets, facts.pool)))
     )
 
 
@@ -103,7 +108,7 @@ def _result(facts: Facts) -> Iterator[str]:
         yield "**Different encoders wrote the two tables**: the distances between them mean nothing."
     if facts.filter_was_noop:
         yield f"**The label filter was a no-op**: {why_noop(facts)}."
-    if facts.random == 0 and facts.nearest == 0:
+    if facts.random == 0 and facts.nearest == 0 and not facts.same_path:
         yield "**All distances are 0**: the encoder does not tell these images apart, so the order says nothing."
 
 

@@ -92,7 +92,11 @@ def describe(outcome: str, threshold: float | None) -> tuple[str, str]:
         Outcome.KEPT: ("kept", "mined: it is in mined.parquet"),
         Outcome.LABEL_MISMATCH: ("other label", "its label is not the target's"),
         Outcome.OVER_DISTANCE: ("too far", farther),
-        Outcome.DUPLICATE: ("duplicate", "kept already for an earlier target"),
+        Outcome.DUPLICATE: ("duplicate", "the same image is kept already"),
+        Outcome.UNDER_SIMILARITY: ("not alike", "its best cosine to any target is below min_similarity"),
+        Outcome.OVER_BUDGET: ("over budget", "others had a better score"),
+        Outcome.OVER_TARGET_LIMIT: ("target full", "its target has all the images that it may have"),
+        Outcome.OVER_LABEL_LIMIT: ("label full", "its target's label has all the images that it may have"),
     }
     words = outcome.replace("_", " ")  # of a rule that this module does not know
     return {str(key): value for key, value in known.items()}.get(outcome, (words, f"by the rule “{words}”"))

@@ -1,9 +1,7 @@
-"""Putting a ready embedding table where another one is expected: linked where possible, else copied part by part."""
+"""Putting a ready embedding table where another one is expected: a copy of its own."""
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from pathlib import Path
 
@@ -16,15 +14,13 @@ from lookalike.tables.embedding_table import Parts
 
 #: Rows read at a time.
 _READ_ROWS = 16_384
-#: What a file system answers that has no hard links, or not for these two paths.
-_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 
 
 def place_embedding_table(path: str, column: str, output: Path) -> None:
     """Make `output` the same table as `path`, with its vectors in the column `embedding`.
 
-    One file whose column has that name already is hard-linked, or copied where the file system has no links. Anything
-    else (a folder of parquet files, another column) is written anew, a row group at a time.
+    One file whose column has that name already is copied as it is. Anything else (a folder of parquet files, another
+    column) is written anew, a row group at a time.
 
     Parameters
     ----------
@@ -44,19 +40,10 @@ def place_embedding_table(path: str, column: str, output: Path) -> None:
     parts.require("filepath", column)
     with atomic_path(output) as temporary:
         if len(parts.files) == 1 and column == "embedding":
-            _link(parts.files[0].resolve(), temporary)
+            # No hard link: who writes that file anew in place, as pandas does, would change a finished run.
+            shutil.copyfile(parts.files[0].resolve(), temporary)
         else:
             _rewrite(parts, column, temporary)
-
-
-def _link(file: Path, temporary: Path) -> None:
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(file, temporary)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        shutil.copyfile(file, temporary)
 
 
 def _rewrite(parts: Parts, column: str, temporary: Path) -> None:

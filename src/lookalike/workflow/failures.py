@@ -122,7 +122,8 @@ FAILURES = (
         "set-aside",
         r"^Images set aside: [1-9]",
         "some images could not be read and are not among the embeddings",
-        "look at the quarantine table; after mending the files: the same command with retry_quarantined=true",
+        "look at the quarantine table; after mending the files, give the same command again "
+        "(`embedding image_embeddings`: with retry_quarantined=true)",
     ),
     Failure(
         "missing-setting",

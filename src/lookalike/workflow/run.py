@@ -96,6 +96,7 @@ def run(
     knn_metric: str = _Config.knn_metric,
     filter_by_label: str | bool = _Config.filter_by_label,
     distance_threshold: float = _Config.distance_threshold,
+    min_similarity: float = _Config.min_similarity,
     within_label: bool = _Config.within_label,
     images_root: str = _Config.images_root,
     light: str = _Config.light,
@@ -155,7 +156,7 @@ def run(
     config = _configured(
         targets, pool,
         out, run_dir, model, model_path, topn, knn_metric, filter_by_label, distance_threshold,
-        within_label, images_root, light, image_ext, gallery_all, device, batch_size, model_config_path,
+        min_similarity, within_label, images_root, light, image_ext, gallery_all, device, batch_size, model_config_path,
         architecture, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, max_bytes,
         shard_rows, root, retries, time_limit, cache_dir, cache_bytes, verify, reuse, embedding_dtype,
         search_device, memory_limit, target_vectors, pool_vectors,
@@ -166,6 +167,9 @@ def run(
         folder = claim_folder(config)
         with _working(folder, run_log):
             state = RunState(datetime.now().astimezone().isoformat(timespec="seconds"), str(Path.cwd()), {})
+            # First of all, so that a run that is stopped from here on can be continued.
+            write_settings(folder, config, state.cwd)
+            state.write(folder)
             state.digests = {side.name: side.digest() for side in sides}
             notes = _notes(sides)
             sides, config = _written(sides, config, folder)
