@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, replace
 
@@ -711,3 +712,12 @@ def test_the_command_refuses_what_is_no_run(run_command, tmp_path):
     assert done.returncode == 1
     assert "does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_cosine_floor_adds_up(tmp_path):
+    run = make_finished_run(tmp_path / "run", min_similarity=0.5)
+    assert "After similarity filtering" in run.summary.read_text(encoding="utf-8")
+    assert check_run(run.path) == []
+    text = run.summary.read_text(encoding="utf-8")
+    run.summary.write_text(re.sub(r"items, dropped (\d+)", "items, dropped 99", text), encoding="utf-8")
+    assert rules(run) >= {"summary", "counts"}

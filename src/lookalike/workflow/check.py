@@ -169,7 +169,16 @@ def _check_counts(
         "run.json": dict(record.counts) if record else {},
         "the tables": tables,
     }
-    for name in ("targets", "topn", "pairs", "label_mismatches", "over_distance", "duplicates", "unique"):
+    for name in (
+        "targets",
+        "topn",
+        "pairs",
+        "label_mismatches",
+        "over_distance",
+        "duplicates",
+        "under_similarity",
+        "unique",
+    ):
         said = {source: numbers[name] for source, numbers in sources.items() if name in numbers}
         # A filter that did not run is None in the record and the summary, and no outcome in the pair table.
         if len({number or 0 for number in said.values()}) > 1:

@@ -55,6 +55,7 @@ class Pairs:
         names = {
             "label_mismatches": Outcome.LABEL_MISMATCH,
             "over_distance": Outcome.OVER_DISTANCE,
+            "under_similarity": Outcome.UNDER_SIMILARITY,
             "duplicates": Outcome.DUPLICATE,
             "unique": Outcome.KEPT,
         }

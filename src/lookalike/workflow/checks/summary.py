@@ -22,6 +22,8 @@ _NUMBERS = {
 _OPTIONAL = frozenset({"pairs"})
 _STEP = re.compile(r"^\s*After (.+?) filtering: kept (\d+)/(\d+) pairs, dropped (\d+)", re.MULTILINE)
 _OLD_STEP = re.compile(r"^\s*Label filtering: kept (\d+)/(\d+) pairs, dropped (\d+)", re.MULTILINE)
+#: The cosine floor acts on mined images, after duplicates.
+_FLOOR = re.compile(r"^\s*After (similarity) filtering: kept (\d+)/(\d+) items, dropped (\d+)", re.MULTILINE)
 _LABELS = "label mismatch"
 #: Letters that are read: warnings can make a summary long, but not longer than this.
 _MOST = 1 << 20
@@ -39,16 +41,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Summary:
-    """The numbers of a summary by the names of `MiningCounts`, and its filters in order."""
+    """The numbers of a summary by the names of `MiningCounts`, its filters in order, and the cosine floor."""
 
     numbers: dict[str, int]
     steps: tuple[Step, ...]
+    floor: Step | None = None
 
     def counts(self) -> dict[str, int | None]:
         """The numbers as `run.json` has them; None for a filter that did not run."""
         dropped = {step.name: step.dropped for step in self.steps}
         filters = {"label_mismatches": dropped.get(_LABELS), "over_distance": dropped.get("distance")}
-        return {**self.numbers, **filters}
+        floor = {"under_similarity": self.floor.dropped if self.floor else None}
+        return {**self.numbers, **filters, **floor}
 
 
 def read_summary(path: Path) -> tuple[Summary | None, list[Finding]]:
@@ -75,7 +79,8 @@ def read_summary(path: Path) -> tuple[Summary | None, list[Finding]]:
     labels = [step for step in steps if step.name == _LABELS]
     if old and labels and old != labels:
         findings.append(error(Rule.SUMMARY, "its two lines on the label filter do not agree", NAME, "mine again"))
-    return Summary(numbers, tuple(steps if labels else [*old, *steps])), findings
+    floors = [Step(name, *map(int, rest)) for name, *rest in _FLOOR.findall(text)]
+    return Summary(numbers, tuple(steps if labels else [*old, *steps]), floors[0] if floors else None), findings
 
 
 def check_sums(summary: Summary) -> Iterator[Finding]:
@@ -90,6 +95,9 @@ def check_sums(summary: Summary) -> Iterator[Finding]:
     if left != numbers["candidates"]:
         message = f"its numbers do not add up: {left} pairs are left, and it has {numbers['candidates']} candidates"
         yield error(Rule.SUMMARY, message, NAME, "mine again")
-    if numbers["candidates"] - numbers["duplicates"] != numbers["unique"]:
+    left = numbers["candidates"] - numbers["duplicates"]
+    if summary.floor is not None and summary.floor.given == left:
+        left -= summary.floor.dropped
+    if left != numbers["unique"]:
         message = "its numbers do not add up: candidates less duplicates are not the unique items"
         yield error(Rule.SUMMARY, message, NAME, "mine again")
