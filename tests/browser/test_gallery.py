@@ -124,7 +124,7 @@ def test_dropped_pairs_come_on_demand_with_their_rule(page, pairs, screenshot):
     for outcome, words in (
         ("label_mismatch", "its label is not the target's"),
         ("over_distance", "farther than the threshold of 1.1"),
-        ("duplicate", "kept already for an earlier target"),
+        ("duplicate", "the same image is kept already"),
     ):
         assert page.locator(".why", has_text=words).count() == (pairs.outcome == outcome).sum()
     screenshot(page, "gallery_dropped")
