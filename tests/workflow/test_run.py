@@ -431,3 +431,18 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(place):
     assert not list(Path("stopped").rglob("*.tmp"))
     assert json.loads(Path("stopped/.run_state.json").read_text())
     assert lookalike.resume_run("stopped").counts.targets == 3
+
+
+def test_a_run_that_is_stopped_right_after_its_beginning_goes_on(place, monkeypatch, caplog):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lookalike.workflow.run._written", stop)
+        with pytest.raises(KeyboardInterrupt):
+            mine(run_dir="stopped")
+    caplog.clear()
+    run = lookalike.resume_run("stopped")
+    assert "were changed" not in caplog.text
+    assert run.report.is_file()
+    assert check_run(run.folder.path) == []

@@ -155,34 +155,37 @@ def run(
     """
     config = _configured(
         targets, pool,
-        out, run_dir, model, model_path, topn, knn_metric, filter_by_label, distance_threshold,
-        min_similarity, within_label, images_root, light, image_ext, gallery_all, device, batch_size, model_config_path,
-        architecture, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, max_bytes,
-        shard_rows, root, retries, time_limit, cache_dir, cache_bytes, verify, reuse, embedding_dtype,
-        search_device, memory_limit, target_vectors, pool_vectors,
+        out=out, run_dir=run_dir, model=model, model_path=model_path, topn=topn, knn_metric=knn_metric,
+        filter_by_label=filter_by_label, distance_threshold=distance_threshold, min_similarity=min_similarity,
+        within_label=within_label, images_root=images_root, light=light, image_ext=image_ext,
+        gallery_all=gallery_all, device=device, batch_size=batch_size, model_config_path=model_config_path,
+        architecture=architecture, precision=precision, runtime=runtime, decoder=decoder, on_error=on_error,
+        exif=exif, bit_depth=bit_depth, max_pixels=max_pixels, max_bytes=max_bytes, shard_rows=shard_rows,
+        root=root, retries=retries, time_limit=time_limit, cache_dir=cache_dir, cache_bytes=cache_bytes,
+        verify=verify, reuse=reuse, embedding_dtype=embedding_dtype, search_device=search_device,
+        memory_limit=memory_limit, target_vectors=target_vectors, pool_vectors=pool_vectors,
     )  # fmt: skip
     with RunLog() as run_log:
         steps = Steps()
         sides, encoder = _prepare(config, (targets, pool), steps)
+        digests = {side.name: side.digest() for side in sides}
         folder = claim_folder(config)
         with _working(folder, run_log):
-            state = RunState(datetime.now().astimezone().isoformat(timespec="seconds"), str(Path.cwd()), {})
+            state = RunState(datetime.now().astimezone().isoformat(timespec="seconds"), str(Path.cwd()), digests)
             # First of all, so that a run that is stopped from here on can be continued.
             write_settings(folder, config, state.cwd)
             state.write(folder)
-            state.digests = {side.name: side.digest() for side in sides}
             notes = _notes(sides)
             sides, config = _written(sides, config, folder)
-            write_settings(folder, config, state.cwd)
-            state.write(folder)
+            write_settings(folder, config, state.cwd)  # again: a table in memory has a path now
             return _work(_Run(folder, config, state, encoder, steps, notes), sides)
 
 
-def _configured(targets: Any, pool: Any, *settings: Any) -> RunConfig:
+def _configured(targets: Any, pool: Any, **settings: Any) -> RunConfig:
     """The settings of a run as one object; a table in memory is named by what it is."""
     from lookalike.tables.image_table import name_of
 
-    config = RunConfig(name_of(targets), name_of(pool), *settings)
+    config = RunConfig(name_of(targets), name_of(pool), **settings)
     return replace(
         config,
         out=str(config.out),

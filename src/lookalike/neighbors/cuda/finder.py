@@ -144,8 +144,8 @@ class CudaFinder:
         counts, groups = passing(maxima, threshold, most)
         width = int(counts.max())
         crowded = torch.zeros_like(index, dtype=torch.bool)
-        own_floor = width > most
-        if own_floor:  # the first sources, or nearer ones than all before: the block has its own floor
+        maybe_crowded = width > most
+        if maybe_crowded:  # the first sources, or nearer ones than all before: the block has its own floor
             floor = self._raised(floor, maxima, bound)
             counts, groups = passing(maxima, bound.threshold(floor, torch.float32), most)
             crowded = counts > most
@@ -158,8 +158,8 @@ class CudaFinder:
             narrow = self._settle(index, scoring, rows, members, bound, floor, groups)
             if narrow is not None:
                 self._widened[index] |= narrow
-                own_floor, crowded = True, crowded | narrow
-        if own_floor:
+                maybe_crowded, crowded = True, crowded | narrow
+        if maybe_crowded:
             wide = self._settle_all(crowded.nonzero()[:, 0], index, scoring, rows, floor, last=False)
             self._widened[index] |= wide
             self._settle_all(wide.nonzero()[:, 0], index, scoring, rows, floor, last=True)
