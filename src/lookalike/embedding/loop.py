@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.cores import usable_cores
 from lookalike.embedding.cache import VectorCache
 from lookalike.embedding.cache_folder import default_cache_dir
 from lookalike.embedding.card import DECODER, CardPreparer, can_prepare_on_card
 from lookalike.embedding.engine import Job, Shard, Stages, embed
-from lookalike.embedding.prepare import CacheLookup, PillowPreparer, Preparer, usable_cores
+from lookalike.embedding.prepare import CacheLookup, PillowPreparer, Preparer
 from lookalike.embedding.retry import open_finished
 from lookalike.embedding.reuse import EarlierTable, ReusingPreparer, Source
 from lookalike.embedding.shards import Workplace

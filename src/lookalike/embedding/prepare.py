@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -13,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.cores import usable_cores
 from lookalike.embedding.cache import Cached, FileStamp, VectorCache, content_digest
 from lookalike.encoders.base import Encoder, Pixels
 from lookalike.images.decode import DecodeSettings, decode
@@ -103,13 +103,6 @@ class Preparer(Protocol):
     def forget(self, rows: Sequence[int]) -> None:
         """Called when the images of some rows have been taken: nothing of them is needed any more."""
         ...
-
-
-def usable_cores() -> int:
-    """The cores that this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class CacheLookup:

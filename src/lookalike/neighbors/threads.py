@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 
 from threadpoolctl import ThreadpoolController
 
+from lookalike.cores import usable_cores
+
 #: What a part has at least: a matrix product of fewer rows is slow.
 LEAST = 32
 
@@ -53,5 +55,5 @@ def one_blas_thread() -> AbstractContextManager[object]:
 @functools.lru_cache(1)
 def _pool(process: int) -> tuple[int, ThreadPoolExecutor]:
     """Threads of this process: those of a parent are not there after a fork."""
-    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = usable_cores()
     return number, ThreadPoolExecutor(number, "search")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lookalike.cores import usable_cores
 from lookalike.errors import TableError, VectorError
 from lookalike.tables.embedding_table import EmbeddingTable, Parts
 from lookalike.tables.image_table import check_filepath, null_filepaths
+from lookalike.tables.row_groups import RowGroup, row_groups, side_by_side, threads_for
 from lookalike.tables.vectors import Matrix, MatrixBuilder, is_vector_type
 
 #: Rows read at a time: bounds what reading holds beside the matrix (64 MB at 1,024 float32 dimensions).
@@ -106,14 +109,20 @@ class EmbeddingStream:
         return f"{self.name}, column {self._column!r}"
 
     def chunks(self, size: int, *, labels: bool = False) -> Iterator[Chunk]:
-        """Read `size` rows at a time; while a chunk is used, the next one is read on a thread.
+        """Read `size` rows at a time; while a chunk is used, the next one is read, on several threads where that pays.
 
         Raises
         ------
         VectorError
             When a vector is null, of another length than the first, or not finite.
         """
-        return _one_ahead(self._chunks(size, labels and self.has_labels))
+        with_labels = labels and self.has_labels
+        groups = row_groups(self._parts.files)
+        each = self.dimension * np.dtype(self.dtype).itemsize
+        threads = threads_for(groups, each, size * each, usable_cores())
+        if threads > 1:
+            return _one_ahead(self._chunks_of_groups(groups, threads, size, with_labels))
+        return _one_ahead(self._chunks(size, with_labels))
 
     def check_filepaths(self) -> None:
         """Refuse a column `filepath` that is missing or has nulls."""
@@ -208,6 +217,41 @@ class EmbeddingStream:
                     assert builder.matrix is not None
                     yield Chunk(first, builder.matrix, tuple(labels))
                     first, builder, labels = first + builder.rows, None, []
+
+    def _chunks_of_groups(self, groups: list[RowGroup], threads: int, size: int, with_labels: bool) -> Iterator[Chunk]:
+        """The same chunks, from row groups that are decoded side by side."""
+        first, filled = 0, 0
+        labels: list[pa.Array] = []
+        chunk: Matrix = np.empty((min(size, self.rows), self.dimension), self.dtype)
+        jobs = (functools.partial(self._decode, group, with_labels) for group in groups)
+        for vectors, own in side_by_side(jobs, threads):
+            start = 0
+            while start < len(vectors):
+                count = min(len(vectors) - start, len(chunk) - filled)
+                chunk[filled : filled + count] = vectors[start : start + count]
+                if own is not None:
+                    labels.append(own.slice(start, count))
+                start, filled = start + count, filled + count
+                if filled == len(chunk):
+                    yield Chunk(first, chunk, tuple(labels))
+                    first, filled, labels = first + filled, 0, []
+                    chunk = np.empty((min(size, self.rows - first), self.dimension), self.dtype)
+
+    def _decode(self, group: RowGroup, with_labels: bool) -> tuple[Matrix, pa.Array | None]:
+        """The vectors of a row group, checked, and its labels."""
+        try:
+            table = group.read((self._column, "label") if with_labels else (self._column,)).combine_chunks()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._damaged(error) from error
+        builder = MatrixBuilder(group.rows, self.dtype, self._where, group.first, self.dimension)
+        for piece in table.column(self._column).chunks:
+            builder.add(piece)
+        assert builder.matrix is not None
+        if not with_labels:
+            return builder.matrix, None
+        if "label" not in table.column_names:
+            return builder.matrix, pa.nulls(group.rows, self._types["label"])
+        return builder.matrix, self._alike("label", table.column("label").combine_chunks())
 
     def _batches(self, columns: tuple[str, ...], rows: int) -> Iterator[pa.RecordBatch]:
         """Some columns of all files, with nulls where a file lacks one that another has."""

@@ -63,7 +63,7 @@ def examine() -> Iterator[Fact]:
 def _devices() -> Iterator[Fact]:
     import torch
 
-    from lookalike.embedding.prepare import usable_cores
+    from lookalike.cores import usable_cores
     from lookalike.encoders.load import choose_devices
 
     cores = usable_cores()

@@ -161,7 +161,7 @@ def _machine(inputs: Mapping[str, InputRecord]) -> dict[str, Any]:
     """Processor, memory, and what embedded."""
     import psutil
 
-    from lookalike.embedding.prepare import usable_cores
+    from lookalike.cores import usable_cores
 
     runtimes = {record.identity["numerics"]["runtime"] for record in inputs.values() if record.identity}
     return {
