@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from lookalike.cores import usable_cores
+
 RESULTS = Path(__file__).parent / "results"
 #: Both slow NumPy's own BLAS where a machine sets them; they are unset for measurements only.
 _BLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -52,7 +54,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": _cpu(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "platform": platform.platform(terse=True),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},

@@ -11,12 +11,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import save, summary
+from benchmarks.search_stream import bytes_of, drop_from_cache, write_shards
 
+#: Passes of `--stream` from one that reads nothing but vectors, and files, to the next.
+_NOW_AND_THEN = 10
 #: Sources made at a time.
 _BLOCK = 1_000_000
 
@@ -171,33 +175,60 @@ def _many(target: Any, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stream(arguments: argparse.Namespace) -> dict[str, Any]:
-    """A folder of parquet files, read again and again, from files to neighbours."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    """A folder of parquet files, read again and again, from files to neighbours.
 
+    Before every pass the system is asked to drop the files from its page cache, so that the disk counts. Now and then
+    the bytes of the files alone are read, and the vectors alone.
+    """
     from lookalike.neighbors.devices import make_finder
     from lookalike.tables.embedding_stream import EmbeddingStream
-    from lookalike.tables.vectors import list_array
 
-    random = np.random.default_rng(0)
-    target = random.standard_normal((arguments.targets, arguments.dimension), dtype=np.float32)
-    seconds = {"search": 0.0, "read": 0.0}
+    rows = 1_000_000
+    target = np.random.default_rng(0).standard_normal((arguments.targets, arguments.dimension), dtype=np.float32)
+    finder = make_finder(target, "cosine", arguments.topn, ["cuda:0"])
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(10):
-            vectors = random.standard_normal((100_000, arguments.dimension), dtype=np.float32)
-            settings: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "row_group_size": 10_000}
-            pq.write_table(pa.table({"embedding": list_array(vectors)}), Path(folder) / f"{number}.parquet", **settings)
-        for what in seconds:
-            finder = make_finder(target, "cosine", arguments.topn, ["cuda:0"])
-            started = time.perf_counter()
-            for _ in range(arguments.stream):
-                for chunk in EmbeddingStream(folder, "embedding").chunks(100_000):
-                    if what == "search":
-                        finder.see(chunk.vectors, chunk.first + np.arange(len(chunk.vectors)))
-            _wait()
-            seconds[what] = time.perf_counter() - started
-    gigabytes = arguments.stream * 1_000_000 * arguments.dimension * 4 / 1e9
-    row = {"gigabytes": gigabytes, "seconds": seconds, "of_reading": seconds["read"] / seconds["search"]}
+        pool = Path(folder) / "pool"
+        write_shards(pool, rows, arguments.dimension, 0)
+
+        def search() -> None:
+            for chunk in EmbeddingStream(str(pool), "embedding").chunks(100_000):
+                finder.see(chunk.vectors, chunk.first + np.arange(len(chunk.vectors)))
+
+        def vectors() -> None:
+            for _ in EmbeddingStream(str(pool), "embedding").chunks(100_000):
+                pass
+
+        def files() -> None:
+            for file in sorted(pool.glob("*.parquet")):
+                with file.open("rb", buffering=0) as opened:
+                    while opened.read(8 << 20):
+                        pass
+
+        seconds: dict[str, list[float]] = {"search": [], "vectors": [], "files": []}
+        cold = True
+        search()
+        for turn in range(arguments.stream):
+            for way in (search, vectors, files) if turn % _NOW_AND_THEN == 0 else (search,):
+                cold &= drop_from_cache(str(pool))
+                _wait()
+                started = time.perf_counter()
+                way()
+                _wait()
+                seconds[way.__name__].append(time.perf_counter() - started)
+        size = bytes_of(str(pool)) / 1e9
+    gigabytes = rows * arguments.dimension * 4 / 1e9
+    whole = sum(seconds["search"])
+    row = {
+        "passes": arguments.stream,
+        "gigabytes": arguments.stream * gigabytes,
+        "gigabytes_of_files": arguments.stream * size,
+        "page_cache_dropped": cold,
+        "seconds": whole,
+        "gigabytes_per_second": arguments.stream * gigabytes / whole,
+        "pass": {name: summary(values) for name, values in seconds.items()},
+        "of_reading_vectors": median(seconds["vectors"]) / median(seconds["search"]),
+        "of_reading_files": median(seconds["files"]) / median(seconds["search"]),
+    }
     print(f"stream: {row}")
     return row
 

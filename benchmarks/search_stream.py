@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.common import measure_in_child, peak_memory, save, summary
 from benchmarks.search_ways import libraries, product, random_vectors
+from lookalike.cores import usable_cores
 
 #: What the search may take at most beside its imports.
 LIMIT = 2 << 30
@@ -80,17 +81,17 @@ def _measure_stream(asked: dict[str, Any], repeat: int) -> dict[str, Any]:
     turns: dict[str, list[dict[str, Any]]] = {"search": [], "read": [], "product": []}
     for _ in range(repeat):
         for what, results in turns.items():
-            cold = _forget(asked["pool"])
+            cold = drop_from_cache(asked["pool"])
             results.append(_run(what, asked))
     seconds = {what: [one["seconds"] for one in results] for what, results in turns.items()}
     reading = [one["processor_seconds"] for one in turns["read"]]
     each = list(zip(seconds["search"], seconds["read"], seconds["product"], reading, strict=True))
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     gigabytes = 4e-9 * asked["rows"] * asked["dimension"]
     return {
         **_shape(asked),
         "gigabytes": gigabytes,
-        "gigabytes_of_files": _bytes(asked["pool"]) / 1e9,
+        "gigabytes_of_files": bytes_of(asked["pool"]) / 1e9,
         "page_cache_dropped": cold,
         "seconds": {what: summary(values) for what, values in seconds.items()},
         "gigabytes_per_second": gigabytes / median(seconds["search"]),
@@ -120,9 +121,9 @@ def _measure_mine(asked: dict[str, Any], repeat: int) -> dict[str, Any]:
     """`mine` as a whole and its parts alone, in turn."""
     wholes, parts = [], []
     for _ in range(repeat):
-        cold = _forget(asked["pool"])
+        cold = drop_from_cache(asked["pool"])
         wholes.append(_run("mine", asked))
-        _forget(asked["pool"])
+        drop_from_cache(asked["pool"])
         parts.append(_run("parts", asked))
     whole = summary([one["seconds"] for one in wholes])
     split = {name: median(one[name] for one in parts) for name in ("reading", "searching")}
@@ -168,7 +169,7 @@ def write_shards(folder: Path, rows: int, dimension: int, seed: int) -> None:
     def write(first: int) -> None:
         _write_shard(folder, first, min(_SHARD, rows - first), dimension, seed)
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(min(4, usable_cores())) as threads:
         list(threads.map(write, range(0, rows, _SHARD)))
     note.write_text(made)
 
@@ -199,11 +200,12 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _bytes(folder: str) -> int:
+def bytes_of(folder: str) -> int:
+    """Bytes of the parquet files of a folder."""
     return sum(file.stat().st_size for file in Path(folder).glob("*.parquet"))
 
 
-def _forget(folder: str) -> bool:
+def drop_from_cache(folder: str) -> bool:
     """Ask the system to drop the files from its page cache; whether it can be asked."""
     if not hasattr(os, "posix_fadvise"):
         return False
