@@ -9,24 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from lookalike.config.schemas import FALSE_WORDS, TRUE_WORDS, NearestNeighborsConfig
 from lookalike.errors import TableError
 from lookalike.neighbors.certificate import Certificate
-from lookalike.neighbors.search import Search, Searched, search
-from lookalike.neighbors.sides import open_side
 from lookalike.reports.summary import MiningCounts, mining_summary
-from lookalike.selection.filters import OUTCOMES, Outcome, Selection, apply_floor, select_pairs
+from lookalike.selection.filters import Outcome
 from lookalike.tables.atomic import atomic_path, check_output
-from lookalike.tables.embedding_stream import EmbeddingStream, label_codes, read_embedding_table
+from lookalike.tables.embedding_stream import EmbeddingStream, read_embedding_table
 from lookalike.tables.embedding_table import EmbeddingTable, check_embedding_table
-from lookalike.tables.image_table import check_filepath
-from lookalike.tables.pair_table import SCHEMA, label_texts, sibling, write_table
+from lookalike.tables.pair_table import sibling, write_table
+from lookalike.workflow.by_distance import choose_by_distance
 from lookalike.workflow.comparable import compare_encoders
 from lookalike.workflow.exclusion import Barred
-from lookalike.workflow.floor import floor_files, nearest_target, write_floor
+from lookalike.workflow.floor import floor_files, write_floor
+from lookalike.workflow.pairing import Chosen
 
 log = logging.getLogger(__name__)
 _Config = NearestNeighborsConfig
@@ -150,21 +147,11 @@ def mine_with(
     left = source.rows - (0 if excluded is None else int(excluded.sum()))
     warnings = [*compare_encoders(target, source, columns), *_setting_warnings(settings, target, source, left)]
 
-    wanted = Search(
-        min(settings.topn, max(left, 1)), settings.knn_metric, settings.within_label, excluded, settings.device,
-        settings.memory_limit, certified=True,
-    )  # fmt: skip
-    searched = search(open_side(target, "target", columns[0]), source, wanted)
-    warnings += _result_warnings(settings, (target.name, source.name), searched)
-    pairs = _pairs(target, source, searched)
-    selection = _select(settings, pairs, target.labels is not None and source.has_labels)
-    if settings.has_floor:
-        rows = pairs.column("source_row").to_numpy()[selection.kept]
-        nearest = nearest_target(source, rows, target, settings.device, settings.memory_limit)
-        selection = apply_floor(selection, nearest, settings.min_similarity)
+    chosen = choose_by_distance(settings, target, source, excluded)
+    warnings += chosen.warnings
     for warning in warnings:
         log.warning(warning)
-    return _write(output, settings, searched, selection, pairs, excluded, (*notes, *warnings))
+    return _write(output, settings, chosen, (*notes, *warnings))
 
 
 def _beside(output: Path) -> tuple[Path, Path]:
@@ -202,104 +189,17 @@ def _setting_warnings(
                 yield f"filter_by_label is on, but the {side} table {name} has no column 'label': not filtered"
 
 
-def _result_warnings(settings: NearestNeighborsConfig, names: tuple[str, str], searched: Searched) -> Iterator[str]:
-    """What the search met that changes what its result means."""
-    if settings.knn_metric == "cosine":
-        for side, zeros in zip(("target", "source"), searched.zeros, strict=True):
-            if zeros:
-                yield f"{zeros} zero vectors in the {side} table: their cosine distance is 1 to everything"
-    short = int((searched.neighbors.rows < 0).any(axis=1).sum())
-    if short and settings.within_label:
-        yield f"within_label: {short} targets have fewer than {searched.neighbors.rows.shape[1]} sources of their label"
-
-
-def _pairs(target: EmbeddingTable, source: EmbeddingStream, searched: Searched) -> pa.Table:
-    """One row for every pair that the search returned, in the order of walking: the pair table but for its outcome."""
-    rows = searched.neighbors.rows
-    targets, places = np.nonzero(rows >= 0)
-    wanted, positions = np.unique(rows[targets, places], return_inverse=True)
-    picked = source.pick(wanted, ("filepath", "label"))
-    picked = check_filepath(picked, source.name) if len(wanted) else picked
-    labels = (
-        label_texts(target.labels, len(target)),
-        label_texts(picked.column("label") if source.has_labels else None, len(wanted)),
-    )
-    left, right = pa.array(targets), pa.array(positions)
-    columns = {
-        "target_row": left,
-        "source_row": pa.array(wanted).take(right),
-        "target_filepath": target.filepaths.take(left),
-        "source_filepath": picked.column("filepath").cast(pa.string()).combine_chunks().take(right),
-        "target_label": labels[0].take(left),
-        "source_label": labels[1].take(right),
-        "rank": pa.array((places + 1).astype(np.int32)),
-        "distance": pa.array(searched.neighbors.distances[targets, places]),
-        "score": pa.nulls(len(targets), pa.float32()),  # nearest-neighbour selection gives no score
-    }
-    return pa.table(list(columns.values()), schema=pa.schema([SCHEMA.field(name) for name in columns]))
-
-
-def _select(settings: NearestNeighborsConfig, pairs: pa.Table, both_have_labels: bool) -> Selection:
-    """Decide every pair."""
-    same_label = None
-    if settings.filters_by_label and both_have_labels:
-        numbers: dict[str, int] = {}
-        left, right = (
-            label_codes(pairs.column(name).combine_chunks(), numbers, learn=True)
-            for name in ("target_label", "source_label")
-        )
-        same_label = left == right
-    paths = pairs.column("source_filepath").combine_chunks().dictionary_encode()
-    return select_pairs(
-        paths.indices.to_numpy(zero_copy_only=False).astype(np.int64),
-        pairs.column("distance").to_numpy(),
-        same_label=same_label,
-        distance_threshold=settings.distance_threshold,
-    )
-
-
-def _write(
-    output: Path,
-    settings: NearestNeighborsConfig,
-    searched: Searched,
-    selection: Selection,
-    pairs: pa.Table,
-    excluded: npt.NDArray[np.bool_] | None,
-    warnings: tuple[str, ...],
-) -> MiningResult:
+def _write(output: Path, settings: NearestNeighborsConfig, chosen: Chosen, warnings: tuple[str, ...]) -> MiningResult:
     """Write the pair table, the summary and, last, the mined table."""
-    outcome = pa.DictionaryArray.from_arrays(
-        pa.array(selection.outcomes), pa.array([str(outcome) for outcome in OUTCOMES])
-    )
-    pairs = pairs.append_column(SCHEMA.field("outcome"), outcome)
-    mined = _files(pairs, selection.kept)
-    targets, topn = searched.neighbors.rows.shape
-    counts = MiningCounts(
-        targets=targets,
-        topn=topn,
-        pairs=pairs.num_rows,
-        label_mismatches=selection.count(Outcome.LABEL_MISMATCH) if selection.label_filter else None,
-        over_distance=selection.count(Outcome.OVER_DISTANCE) if selection.distance_filter else None,
-        duplicates=selection.count(Outcome.DUPLICATE),
-        unique=mined.num_rows,
-        under_similarity=selection.count(Outcome.UNDER_SIMILARITY) if settings.has_floor else None,
-        excluded=None if excluded is None else int(excluded.sum()),
-    )
-    certificate = searched.certificate
+    mined = chosen.files(Outcome.KEPT)
     summary = mining_summary(
-        counts, output, settings.distance_threshold, str(certificate), warnings, settings.min_similarity
+        chosen.counts, output, settings.distance_threshold, str(chosen.certificate), warnings, settings.min_similarity
     )
     pairs_path, summary_path = _beside(output)
-    write_table(pairs, pairs_path)
+    write_table(chosen.pairs, pairs_path)
     with atomic_path(summary_path) as temporary:
         temporary.write_text(summary, encoding="utf-8")
     if settings.has_floor:
-        raw = selection.kept | (selection.outcomes == OUTCOMES.index(Outcome.UNDER_SIMILARITY))
-        write_floor(output, _files(pairs, raw), mined, settings.min_similarity)
+        write_floor(output, chosen.files(Outcome.KEPT, Outcome.UNDER_SIMILARITY), mined, settings.min_similarity)
     write_table(mined, output)
-    return MiningResult(output, pairs_path, summary_path, summary, counts, certificate, warnings)
-
-
-def _files(pairs: pa.Table, which: npt.NDArray[np.bool_]) -> pa.Table:
-    """The pool images of some pairs as a mined table."""
-    return pa.table({"filepath": pc.filter(pairs.column("source_filepath"), pa.array(which))})
+    return MiningResult(output, pairs_path, summary_path, summary, chosen.counts, chosen.certificate, warnings)
