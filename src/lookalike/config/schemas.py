@@ -174,10 +174,7 @@ class NearestNeighborsConfig:
         one_of("knn_metric", self.knn_metric, METRICS)
         at_least("topn", self.topn, 1)
         at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
-        if self.distance_threshold != self.distance_threshold:
-            raise ConfigError("distance_threshold is not a number (NaN)", hint="give a number, or leave it out")
-        if not -1 <= self.min_similarity <= 1:  # also refuses NaN
-            raise ConfigError(f"min_similarity={self.min_similarity} is not possible", hint="a cosine is -1 to 1")
+        check_distances(self)
 
     @property
     def has_floor(self) -> bool:
@@ -290,6 +287,15 @@ class ScoringConfig:
     min_per_target: int = setting(1, "images kept for every target from its own candidates before the rest; 0: none")
     max_per_target: int = setting(0, "images kept for one target at most; 0: no limit")
     max_per_label: int = setting(0, "images kept for the targets of one label at most; 0: no limit")
+    filter_by_label: str = setting(
+        "false", "true, 1 or yes: search among the pool images of a target's label only, and keep no other"
+    )
+    distance_threshold: float = setting(
+        -1.0, "keep an image only for a target whose distance is at most this; a negative value switches this off"
+    )
+    min_similarity: float = setting(
+        -1.0, "keep an image only if its best cosine to any target is at least this, -1 to 1; -1: off"
+    )
     splits: int = setting(20, "how often auto hides a random half of the targets")
     background: int = setting(
         30_000, "pool images that density_ratio compares with: all of a pool of this size, else a random sample"
@@ -308,6 +314,7 @@ class ScoringConfig:
         at_least("candidates", self.candidates, 1)
         for key in ("min_per_target", "max_per_target", "max_per_label", "seed"):
             at_least(key, getattr(self, key), 0)
+        check_distances(self)
         at_least("splits", self.splits, 2)
         at_least("background", self.background, 1000)
         at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
@@ -326,6 +333,11 @@ class ScoringConfig:
                 f"max_per_target={self.max_per_target} is less than min_per_target={self.min_per_target}",
                 hint="raise max_per_target, or lower min_per_target",
             )
+
+    @property
+    def filters_by_label(self) -> bool:
+        """Whether `filter_by_label` holds one of the words that switch it on."""
+        return str(self.filter_by_label).strip().lower() in TRUE_WORDS
 
 
 @dataclass
@@ -435,3 +447,11 @@ def at_least(key: str, value: int, least: int) -> None:
     """Refuse a number below its least value."""
     if value < least:
         raise ConfigError(f"{key}={value} is not possible", hint=f"{key} must be at least {least}")
+
+
+def check_distances(settings: NearestNeighborsConfig | ScoringConfig) -> None:
+    """Refuse thresholds that cannot be right."""
+    if settings.distance_threshold != settings.distance_threshold:
+        raise ConfigError("distance_threshold is not a number (NaN)", hint="give a number, or leave it out")
+    if not -1 <= settings.min_similarity <= 1:  # also refuses NaN
+        raise ConfigError(f"min_similarity={settings.min_similarity} is not possible", hint="a cosine is -1 to 1")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lookalike.errors import ConfigError, VectorError
@@ -75,6 +77,29 @@ class ArraySide:
                 piece = self._labels.slice(first, len(vectors))
                 pieces = tuple(piece.chunks) if isinstance(piece, pa.ChunkedArray) else (piece,)
             yield Chunk(first, vectors, pieces)
+
+
+class LabelledSide:
+    """The same side with other labels.
+
+    Parameters
+    ----------
+    side:
+        Its vectors are taken.
+    labels:
+        One number a row.
+    """
+
+    def __init__(self, side: Side, labels: npt.NDArray[np.int64]) -> None:
+        self._side, self._labels = side, labels
+        self.name, self.rows, self.dimension, self.dtype = side.name, side.rows, side.dimension, side.dtype
+        self.has_labels = True
+
+    def chunks(self, size: int, *, labels: bool = False) -> Iterator[Chunk]:
+        """Read at most `size` rows at a time."""
+        for chunk in self._side.chunks(size):
+            own = self._labels[chunk.first : chunk.first + len(chunk.vectors)]
+            yield replace(chunk, labels=(pa.array(own),) if labels else ())
 
 
 def open_side(given: Any, name: str, column: str, labels: Any = None) -> Side:

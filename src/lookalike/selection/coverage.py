@@ -6,101 +6,110 @@
 2. The budget: the images are walked best score first (equal scores: the smaller distance to a target, then the pool's
    order), and each is kept for the nearest target that may still have one, until the budget is full.
 
-A floor never goes over the budget or a limit.
+A floor never goes over the budget or a limit. Pairs and images that break a rule of their own (`rules`) are left out of
+both. Rows that are one image, by their path or as near-duplicates, are one for everything here: one of them is kept,
+and it counts for the targets of all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lookalike.neighbors.base import Rows
-from lookalike.selection.filters import OUTCOMES, Outcome
-from lookalike.selection.space import Mask, Singles
+from lookalike.selection.filters import Outcome, code
+from lookalike.selection.pairs import Images, Limits, Outcomes, Pairs
+from lookalike.selection.space import Mask
 
-Outcomes = npt.NDArray[np.int8]
+__all__ = ["Coverage", "Images", "Limits", "Order", "Outcomes", "Pairs", "Same", "cover", "walk_of"]
 
 #: Rows of a walk that are Python numbers at a time.
 _AT_A_TIME = 65_536
 
 
-@dataclass(frozen=True)
-class Images:
-    """What is known of every pool image, row by row.
+class Same:
+    """Which rows of the pool are one image.
 
-    Attributes
+    Parameters
     ----------
-    scores:
-        Larger is better.
-    targets, distances:
-        The nearest target, and how far it is.
-    allowed:
-        Whether the image may be kept.
+    keys:
+        Per row, a number that is equal for equal paths; None: all differ.
+    groups:
+        Per row, the number of its group of near-duplicates; -1 for none. None: there are none.
     """
 
-    scores: Singles
-    targets: Rows
-    distances: Singles
-    allowed: Mask
+    def __init__(self, keys: Rows | None = None, groups: Rows | None = None) -> None:
+        self._keys, self.numbers = None, None
+        if keys is not None:
+            self._keys = self.numbers = np.unique(keys, return_inverse=True)[1].astype(np.int64)
+        if groups is not None:
+            base = np.arange(len(groups)) if self.numbers is None else self.numbers
+            # A row whose path is that of a grouped one is of the group, whether or not its vector was looked at.
+            group = np.full(int(base.max(initial=-1)) + 1, -1, np.int64)
+            grouped = groups >= 0
+            group[base[grouped]] = groups[grouped]
+            self.numbers = np.where(group[base] >= 0, len(group) + group[base], base)
+
+    def number(self, row: int) -> int:
+        """Equal for rows that are one image."""
+        return row if self.numbers is None else int(self.numbers[row])
+
+    def of(self, rows: Rows) -> Rows:
+        """The same for many."""
+        numbers: Rows = rows if self.numbers is None else self.numbers[rows]
+        return numbers
+
+    def instead(self, kept: Rows, rows: int) -> Rows:
+        """Per row of the pool, the kept row that is the same image (its own, where it is kept itself); -1 for none."""
+        instead = np.full(rows, -1, np.int64)
+        if self.numbers is None or not len(kept):
+            instead[kept] = kept
+            return instead
+        kept = kept[np.argsort(self.numbers[kept])]
+        known = self.numbers[kept]
+        place = np.minimum(np.searchsorted(known, self.numbers), len(known) - 1)
+        return np.where(known[place] == self.numbers, kept[place], -1)
+
+    def outcomes(self, rows: Rows, instead: Rows) -> Outcomes:
+        """What became of rows for which others are kept: the same path, or only nearly the same."""
+        same = rows == instead if self._keys is None else self._keys[rows] == self._keys[instead]
+        return np.where(same, code(Outcome.DUPLICATE), code(Outcome.NEAR_DUPLICATE)).astype(np.int8)
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Pairs of a target and a pool image.
+class Order(Protocol):
+    """In which order the images come to their turn, once the floor is filled."""
 
-    Attributes
+    def turns(self, kept: Rows) -> Iterator[int]:
+        """Rows of the pool, each at most once; `kept` are those of the floor."""
+        ...
+
+    def keep(self, row: int) -> None:
+        """An image that came to its turn is kept."""
+        ...
+
+
+class InOrder:
+    """Images in the order of the walk.
+
+    Parameters
     ----------
-    targets, rows:
-        Of both sides.
-    ranks:
-        From 1; -1 where the image is not among the target's neighbours that were looked for.
-    distances:
-        Of the pairs.
+    walk:
+        Rows of the pool, best score first.
     """
 
-    targets: Rows
-    rows: Rows
-    ranks: npt.NDArray[np.int32]
-    distances: Singles
+    def __init__(self, walk: Rows) -> None:
+        self._walk = walk
 
-    def at(self, order: Rows) -> Pairs:
-        """Some pairs, in an order."""
-        return Pairs(self.targets[order], self.rows[order], self.ranks[order], self.distances[order])
+    def turns(self, kept: Rows) -> Iterator[int]:
+        """Python numbers, few of them at a time: most walks end long before the pool does."""
+        for first in range(0, len(self._walk), _AT_A_TIME):
+            yield from self._walk[first : first + _AT_A_TIME].tolist()
 
-    def with_others(self, others: Pairs) -> Pairs:
-        """These and others."""
-        return Pairs(
-            np.concatenate([self.targets, others.targets]),
-            np.concatenate([self.rows, others.rows]),
-            np.concatenate([self.ranks, others.ranks]),
-            np.concatenate([self.distances, others.distances]),
-        )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How many images are kept.
-
-    Attributes
-    ----------
-    budget:
-        Of all.
-    floor:
-        Kept for every target at least, as far as there are candidates, budget and limits.
-    per_target, per_label:
-        At most; 0 for no limit.
-    candidates:
-        Ranks up to which a neighbour counts as a target's own.
-    """
-
-    budget: int
-    floor: int = 1
-    per_target: int = 0
-    per_label: int = 0
-    candidates: int = 20
+    def keep(self, row: int) -> None:
+        """Nothing depends on it."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,10 @@ class Coverage:
         How many images were kept by the floor.
     cutoff:
         The least score that was kept by the budget and not by the floor; NaN where nothing was.
+    pool_outcomes:
+        Per row of the pool, an index into `filters.OUTCOMES`.
+    instead:
+        Per row of the pool, the kept row that is the same image or a near-duplicate of it; -1 where there is none.
     """
 
     pairs: Pairs
@@ -129,50 +142,83 @@ class Coverage:
     kept_for: Rows
     by_floor: int
     cutoff: float
+    pool_outcomes: Outcomes
+    instead: Rows
 
 
-def cover(pairs: Pairs, images: Images, labels: Rows, limits: Limits) -> Coverage:
+def walk_of(images: Images) -> Rows:
+    """Rows of the pool, best score first; of equal ones that with the smaller distance to a target."""
+    walk = np.lexsort((images.distances, -images.scores))
+    walked: Rows = walk[images.allowed[walk]]
+    return walked
+
+
+def cover(
+    pairs: Pairs,
+    images: Images,
+    labels: Rows,
+    limits: Limits,
+    *,
+    stops: Outcomes | None = None,
+    same: Same | None = None,
+    order: Order | None = None,
+) -> Coverage:
     """Decide every pair.
 
     Parameters
     ----------
     pairs:
-        The neighbours of every target; images that may not be kept are not among them.
+        The neighbours of every target; images that are not in the pool are not among them.
     images:
         The pool.
     labels:
         Per target, the number of its label.
     limits:
         How many images are kept.
+    stops:
+        Per pair, the rule that it breaks by itself, as an index into `filters.OUTCOMES`; 0 for none.
+    same:
+        Which rows are one image; by default none.
+    order:
+        In which order the budget is filled; by default best score first.
     """
     # Best score first; the pairs of an image stand together, its nearest target first.
+    walk = walk_of(images)
     place = np.empty(len(images.scores), np.int64)
-    walk = np.lexsort((images.distances, -images.scores))
-    walk = walk[images.allowed[walk]]
     place[walk] = np.arange(len(walk))
-    pairs = pairs.at(np.lexsort((pairs.targets, pairs.distances, place[pairs.rows])))
-    state = _State(pairs, images, labels, limits)
+    sorted_ = np.lexsort((pairs.targets, pairs.distances, place[pairs.rows]))
+    pairs = pairs.at(sorted_)
+    stops = np.zeros(len(sorted_), np.int8) if stops is None else stops[sorted_]
+    possible = images.possible
+    state = _State(pairs.at(np.flatnonzero((stops == 0) & possible[pairs.rows])), images, labels, limits, same)
     state.fill_floor()
-    visited = state.fill_budget(walk)
-    return state.finish(place, visited)
+    state.fill_budget(order or InOrder(walk[possible[walk]]))
+    return state.finish(pairs, stops, place)
 
 
 class _State:
-    """Who has what so far."""
+    """Who has what so far.
 
-    def __init__(self, pairs: Pairs, images: Images, labels: Rows, limits: Limits) -> None:
+    `pairs` are those that break no rule of their own.
+    """
+
+    def __init__(self, pairs: Pairs, images: Images, labels: Rows, limits: Limits, same: Same | None) -> None:
         self._pairs, self._images, self._labels, self._limits = pairs, images, labels, limits
-        self._kept: dict[int, int] = {}  # image -> the target that it is kept for
+        self._same = same or Same()
+        self._kept: dict[int, int] = {}  # row -> the target that it is kept for
+        self._taken: set[int] = set()  # numbers of the images that are kept
         self._by_target = np.zeros(len(labels), np.int64)
         self._by_label = np.zeros(int(labels.max(initial=-1)) + 1, np.int64)
         self._own = np.zeros(len(labels), np.int64)
         self._room = np.ones(len(labels), np.bool_)  # per target, whether limits allow one more
         self._any_room = True
         self._extra: list[int] = []
-        self._cutoff, self._by_floor = float("nan"), 0
-        # The pairs of an image are a run: sorted by row, they are found by bisection.
-        self._order = np.argsort(pairs.rows, kind="stable")
-        self._sorted = pairs.rows[self._order]
+        self._turned = np.zeros(len(images.scores), np.bool_)
+        self._by_floor = 0
+        # The pairs of an image are a run: sorted by its number, they are found by bisection.
+        numbers = self._same.of(pairs.rows)
+        self._order = np.argsort(numbers, kind="stable")
+        self._sorted = numbers[self._order]
 
     def fill_floor(self) -> None:
         """Keep for every target what it must have, best score first."""
@@ -181,71 +227,95 @@ class _State:
         near = (pairs.ranks >= 1) & (pairs.ranks <= limits.candidates)
         for number in np.flatnonzero(near).tolist() if short else ():
             target, row = int(pairs.targets[number]), int(pairs.rows[number])
-            if self._own[target] >= limits.floor or row in self._kept or not self._may(target):
+            if self._own[target] >= limits.floor or self._is_taken(row) or not self._room[target]:
                 continue
             if len(self._kept) >= limits.budget or not short:
-                return
+                break
             owners = self._keep(row, target)
             short -= int((self._own[owners] == limits.floor).sum())
-
-    def fill_budget(self, walk: Rows) -> int:
-        """Keep the best images; return how many came to their turn."""
         self._by_floor = len(self._kept)
-        for visited, row in enumerate(_one_by_one(walk)):
+
+    def fill_budget(self, order: Order) -> None:
+        """Keep the best images."""
+        for row in order.turns(np.array(list(self._kept), np.int64)):
             if len(self._kept) >= self._limits.budget or not self._any_room:
-                return visited
-            if row in self._kept:
-                continue
-            targets = self._pairs.targets[self._of(row)].tolist()
+                return
+            self._turned[row] = True
+            mine = self._of(row)
+            targets = self._pairs.targets[mine[self._pairs.rows[mine] == row]].tolist()
             if not targets:
                 self._extra.append(row)
                 targets = [int(self._images.targets[row])]
-            for target in targets:
-                if self._may(target):
+            for target in () if self._is_taken(row) else targets:
+                if self._room[target]:
                     self._keep(row, target)
-                    self._cutoff = float(self._images.scores[row])
+                    order.keep(row)
                     break
-        return len(walk)
 
-    def finish(self, place: Rows, visited: int) -> Coverage:
-        """Name the rule that stopped each pair that is not kept."""
-        pairs = self._pairs
+    def finish(self, pairs: Pairs, stops: Outcomes, place: Rows) -> Coverage:
+        """Name the rule that stopped each pair and each image that is not kept."""
+        images = self._images
         if self._extra:
             extra = np.array(self._extra, np.int64)
             ranks = np.full(len(extra), -1, np.int32)
-            pairs = pairs.with_others(Pairs(self._images.targets[extra], extra, ranks, self._images.distances[extra]))
-            pairs = pairs.at(np.lexsort((pairs.targets, pairs.distances, place[pairs.rows])))
+            pairs = pairs.with_others(Pairs(images.targets[extra], extra, ranks, images.distances[extra]))
+            sorted_ = np.lexsort((pairs.targets, pairs.distances, place[pairs.rows]))
+            pairs, stops = pairs.at(sorted_), np.append(stops, np.zeros(len(extra), np.int8))[sorted_]
+        kept = np.array(list(self._kept), np.int64)
         kept_for = np.full(len(place), -1, np.int64)
-        kept_for[list(self._kept)] = list(self._kept.values())
-        full_target = (self._by_target >= self._limits.per_target) & (self._limits.per_target > 0)
+        kept_for[kept] = list(self._kept.values())
+        instead = self._same.instead(kept, len(place))
+        filled = kept[self._by_floor :]
+        last = place[filled].max(initial=-1)
         # What never came to its turn was stopped by the budget, unless the walk ended because no target had room.
-        late = (place[pairs.rows] >= visited) & (len(self._kept) >= self._limits.budget)
-        rules = [
-            (kept_for[pairs.rows] == pairs.targets, Outcome.KEPT),
-            (kept_for[pairs.rows] >= 0, Outcome.DUPLICATE),
-            (late, Outcome.OVER_BUDGET),
-            (full_target[pairs.targets], Outcome.OVER_TARGET_LIMIT),
-        ]
-        outcomes = np.select(
-            [rule for rule, _ in rules],
-            [OUTCOMES.index(outcome) for _, outcome in rules],
-            OUTCOMES.index(Outcome.OVER_LABEL_LIMIT),
-        ).astype(np.int8)
-        return Coverage(pairs, outcomes, self._own, self._by_target, self._by_floor, self._cutoff)
+        late = ~self._turned & (len(kept) >= self._limits.budget)
+        full = (self._by_target >= self._limits.per_target) & (self._limits.per_target > 0)
+
+        def outcomes(rows: Rows, targets: Rows, stopped: Outcomes, kept: Mask) -> Outcomes:
+            there, waits = instead[rows] >= 0, late[rows]
+            rules: list[tuple[Mask, Outcomes | int]] = [
+                (stopped > 0, stopped),
+                (kept, code(Outcome.KEPT)),
+                (there, self._same.outcomes(rows, instead[rows])),
+                (waits & (place[rows] < last), code(Outcome.LESS_DIVERSE)),
+                (waits, code(Outcome.OVER_BUDGET)),
+                (full[targets], code(Outcome.OVER_TARGET_LIMIT)),
+            ]
+            found = np.full(len(rows), code(Outcome.OVER_LABEL_LIMIT), np.int8)
+            for broken, outcome in reversed(rules):
+                found = np.where(broken, outcome, found).astype(np.int8)
+            return found
+
+        everyone = np.arange(len(place))
+        stopped = np.zeros(len(place), np.int8) if images.stopped is None else images.stopped
+        first = images.targets.copy()
+        first[self._pairs.rows[::-1]] = self._pairs.targets[::-1]  # of several, the nearest is written last
+        of_pool = outcomes(everyone, first, stopped, kept_for >= 0)
+        of_pool[~images.allowed] = code(Outcome.EXCLUDED)
+        of_pairs = outcomes(
+            pairs.rows,
+            pairs.targets,
+            np.where(stops > 0, stops, stopped[pairs.rows]).astype(np.int8),
+            kept_for[pairs.rows] == pairs.targets,
+        )
+        cutoff = float(images.scores[filled].min()) if len(filled) else float("nan")
+        return Coverage(pairs, of_pairs, self._own, self._by_target, self._by_floor, cutoff, of_pool, instead)
 
     def _of(self, row: int) -> Rows:
         """The pairs of an image, its nearest target first."""
-        begin, end = np.searchsorted(self._sorted, (row, row + 1))
+        number = self._same.number(row)
+        begin, end = np.searchsorted(self._sorted, (number, number + 1))
         mine: Rows = self._order[begin:end]
         return mine
 
-    def _may(self, target: int) -> bool:
-        """Whether one more image may be kept for a target."""
-        return bool(self._room[target])
+    def _is_taken(self, row: int) -> bool:
+        """Whether the image of a row is kept."""
+        return self._same.number(row) in self._taken
 
     def _keep(self, row: int, target: int) -> Rows:
         """Keep an image for a target; return the targets that have it among their candidates."""
         self._kept[row] = target
+        self._taken.add(self._same.number(row))
         self._by_target[target] += 1
         self._by_label[self._labels[target]] += 1
         limits = self._limits
@@ -256,12 +326,6 @@ class _State:
         if limits.per_target or limits.per_label:
             self._any_room = bool(self._room.any())
         mine = self._of(row)
-        owners: Rows = self._pairs.targets[mine][self._pairs.ranks[mine] <= limits.candidates]
+        owners: Rows = np.unique(self._pairs.targets[mine][self._pairs.ranks[mine] <= limits.candidates])
         self._own[owners] += 1
         return owners
-
-
-def _one_by_one(rows: Rows) -> Iterator[int]:
-    """Python numbers, few of them at a time: most walks end long before the pool does."""
-    for first in range(0, len(rows), _AT_A_TIME):
-        yield from rows[first : first + _AT_A_TIME].tolist()

@@ -27,10 +27,19 @@ class Outcome(StrEnum):
     OVER_BUDGET = "over_budget"
     OVER_TARGET_LIMIT = "over_target_limit"
     OVER_LABEL_LIMIT = "over_label_limit"
+    NEAR_DUPLICATE = "near_duplicate"
+    LESS_DIVERSE = "less_diverse"
+    AVOIDED = "avoided"
+    EXCLUDED = "excluded"
 
 
 #: Outcomes by their number in the arrays of this module.
 OUTCOMES = tuple(Outcome)
+
+
+def code(outcome: Outcome) -> int:
+    """The number of an outcome."""
+    return OUTCOMES.index(outcome)
 
 
 @dataclass(frozen=True)

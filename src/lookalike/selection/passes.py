@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lookalike.neighbors.base import Float64s, Floats, Rows
-from lookalike.neighbors.devices import make_finder
 from lookalike.neighbors.sides import Side
 from lookalike.progress import progress
-from lookalike.selection.coverage import Images
 from lookalike.selection.heldout import Option
+from lookalike.selection.pairs import Images
+from lookalike.selection.rules import Rules
 from lookalike.selection.scoring import NEAR, lda, likeness, mean_of, near, without_self
 from lookalike.selection.space import BLOCK, Mask, Moments, Singles, Whitening, blocks, directions
 
@@ -132,7 +132,13 @@ class Scorer:
 
 
 def score_pool(
-    pool: Side, excluded: Mask | None, targets: Floats, metric: str, devices: list[str], scorer: Scorer | None
+    pool: Side,
+    excluded: Mask | None,
+    targets: Floats,
+    metric: str,
+    devices: list[str],
+    scorer: Scorer | None,
+    rules: Rules | None = None,
 ) -> Images:
     """Score every image, and find its nearest target.
 
@@ -150,19 +156,22 @@ def score_pool(
         Where to search.
     scorer:
         None leaves the scores at 0.
+    rules:
+        What images must be like; their threshold is left to `Rules.with_threshold`.
     """
+    rules = rules or Rules()
     scores = np.full(pool.rows, np.nan, np.float32)
     nearest = np.full(pool.rows, -1, np.int64)
     distances = np.full(pool.rows, np.inf, np.float32)
     allowed = np.ones(pool.rows, np.bool_) if excluded is None else ~excluded
-    numbers, seen = np.arange(len(targets)), 0
+    stopped, seen = np.zeros(pool.rows if rules.active else 0, np.int8), 0
     with progress("scoring", int(allowed.sum()), "vectors") as advance:
         for rows, vectors in blocks(pool, excluded):
-            finder = make_finder(vectors, metric, 1, devices)
-            finder.see(targets, numbers)
-            found = finder.finish()
-            nearest[rows], distances[rows] = found.rows[:, 0], found.distances[:, 0]
+            measured = rules.measure(rows, vectors, targets, metric, devices)
+            nearest[rows], distances[rows] = measured.targets, measured.distances
+            if rules.active:
+                stopped[rows] = measured.stopped
             scores[rows] = 0.0 if scorer is None else scorer.scores(rows, vectors)
             seen += len(rows)
             advance(seen)
-    return Images(scores, nearest, distances, allowed)
+    return Images(scores, nearest, distances, allowed, stopped if rules.active else None)
