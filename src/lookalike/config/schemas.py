@@ -144,50 +144,6 @@ class ImageEmbeddingsConfig:
 
 
 @dataclass
-class NearestNeighborsConfig:
-    """Mine the pool: for every target the nearest pool images, then the unique ones among them."""
-
-    source_parquet: str = setting(MISSING, "the pool: an embedding table (or a folder of them)")
-    target_parquet: str = setting(MISSING, "the targets: an embedding table (or a folder of them)")
-    output_parquet: str = setting(MISSING, "the mined table; its pair table and mining_summary.txt go beside it")
-    topn: int = setting(5, "neighbours per target")
-    knn_metric: str = setting("euclidean", "euclidean, cosine or manhattan")
-    source_embed_column_name: str = setting("embedding", "embedding column of the pool")
-    target_embed_column_name: str = setting("embedding", "embedding column of the targets")
-    filter_by_label: str = setting(
-        "false", "true, 1 or yes: drop pairs whose labels differ (after the search; nothing refills)"
-    )
-    distance_threshold: float = setting(
-        -1.0, "keep pairs with distance <= threshold; a negative value switches this off, 0 does not"
-    )
-    min_similarity: float = setting(
-        -1.0,
-        "keep mined images whose best cosine to any target is at least this, -1 to 1; also writes mined_raw.parquet, "
-        "mined_candidates.parquet and knn_summary.csv; -1: off",
-    )
-    within_label: bool = setting(False, "search among the pool images of a target's label only, so that topn come back")
-    device: str = setting("auto", SEARCH_DEVICE)
-    memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
-
-    def validate(self) -> None:
-        """Refuse what cannot be right, before any work starts."""
-        one_of("knn_metric", self.knn_metric, METRICS)
-        at_least("topn", self.topn, 1)
-        at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
-        check_distances(self)
-
-    @property
-    def has_floor(self) -> bool:
-        """Whether `min_similarity` can drop anything."""
-        return self.min_similarity > -1
-
-    @property
-    def filters_by_label(self) -> bool:
-        """Whether `filter_by_label` holds one of the words that switch it on."""
-        return self.filter_by_label.strip().lower() in TRUE_WORDS
-
-
-@dataclass
 class UniqueNeighborMatchingConfig:
     """Mine a wanted number of pool images: each goes to one target at most, and the targets share them evenly."""
 
@@ -341,6 +297,82 @@ class ScoringConfig:
 
 
 @dataclass
+class NearestNeighborsConfig:
+    """Mine the pool: for every target the nearest pool images, then the unique ones among them."""
+
+    source_parquet: str = setting(MISSING, "the pool: an embedding table (or a folder of them)")
+    target_parquet: str = setting(MISSING, "the targets: an embedding table (or a folder of them)")
+    output_parquet: str = setting(MISSING, "the mined table; its pair table and mining_summary.txt go beside it")
+    topn: int = setting(5, "neighbours per target")
+    knn_metric: str = setting("euclidean", "euclidean, cosine or manhattan")
+    source_embed_column_name: str = setting("embedding", "embedding column of the pool")
+    target_embed_column_name: str = setting("embedding", "embedding column of the targets")
+    filter_by_label: str = setting(
+        "false", "true, 1 or yes: drop pairs whose labels differ (after the search; nothing refills)"
+    )
+    distance_threshold: float = setting(
+        -1.0, "keep pairs with distance <= threshold; a negative value switches this off, 0 does not"
+    )
+    min_similarity: float = setting(
+        -1.0,
+        "keep mined images whose best cosine to any target is at least this, -1 to 1; also writes mined_raw.parquet, "
+        "mined_candidates.parquet and knn_summary.csv; -1: off",
+    )
+    within_label: bool = setting(False, "search among the pool images of a target's label only, so that topn come back")
+    scoring: str = same(ScoringConfig, "scoring", "nearest")
+    components: str = same(ScoringConfig, "components")
+    candidates: int = same(ScoringConfig, "candidates")
+    budget: float = same(ScoringConfig, "budget")
+    min_per_target: int = same(ScoringConfig, "min_per_target")
+    max_per_target: int = same(ScoringConfig, "max_per_target")
+    max_per_label: int = same(ScoringConfig, "max_per_label")
+    target_weight_column: str = setting(
+        "", "a column of the targets with how much each counts in the scoring, from 0, like weakness; empty: all alike"
+    )
+    splits: int = same(ScoringConfig, "splits")
+    background: int = same(ScoringConfig, "background")
+    seed: int = same(ScoringConfig, "seed")
+    device: str = same(ScoringConfig, "device")
+    memory_limit: int = same(ScoringConfig, "memory_limit")
+
+    def validate(self) -> None:
+        """Refuse what cannot be right, before any work starts."""
+        one_of("knn_metric", self.knn_metric, METRICS)
+        at_least("topn", self.topn, 1)
+        at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
+        check_distances(self)
+        if self.selects_by_score:
+            self.scored().validate()
+        elif self.target_weight_column:
+            raise ConfigError(
+                "target_weight_column counts in a scoring, and scoring=nearest has none",
+                hint="add scoring=auto, or leave it out",
+            )
+
+    @property
+    def has_floor(self) -> bool:
+        """Whether `min_similarity` can drop anything."""
+        return self.min_similarity > -1
+
+    @property
+    def selects_by_score(self) -> bool:
+        """Whether images are scored and kept within a budget, instead of the topn of every target, each once."""
+        return self.scoring != "nearest" or bool(self.budget or self.max_per_target or self.max_per_label)
+
+    def scored(self) -> ScoringConfig:
+        """The settings of a selection by score; `within_label` is its label filter."""
+        values = {f.name: getattr(self, f.name) for f in fields(ScoringConfig)}
+        if self.within_label:
+            values["filter_by_label"] = "true"
+        return ScoringConfig(**values)
+
+    @property
+    def filters_by_label(self) -> bool:
+        """Whether `filter_by_label` holds one of the words that switch it on."""
+        return self.filter_by_label.strip().lower() in TRUE_WORDS
+
+
+@dataclass
 class RunConfig:
     """Mine a pool for images like the targets, from two tables to a run folder that people and machines read."""
 
@@ -360,6 +392,17 @@ class RunConfig:
     distance_threshold: float = same(NearestNeighborsConfig, "distance_threshold")
     min_similarity: float = same(NearestNeighborsConfig, "min_similarity")
     within_label: bool = same(NearestNeighborsConfig, "within_label")
+    scoring: str = same(NearestNeighborsConfig, "scoring", "auto")
+    components: str = same(NearestNeighborsConfig, "components")
+    candidates: int = same(NearestNeighborsConfig, "candidates")
+    budget: float = same(NearestNeighborsConfig, "budget")
+    min_per_target: int = same(NearestNeighborsConfig, "min_per_target")
+    max_per_target: int = same(NearestNeighborsConfig, "max_per_target")
+    max_per_label: int = same(NearestNeighborsConfig, "max_per_label")
+    target_weight_column: str = same(NearestNeighborsConfig, "target_weight_column")
+    splits: int = same(NearestNeighborsConfig, "splits")
+    background: int = same(NearestNeighborsConfig, "background")
+    seed: int = same(NearestNeighborsConfig, "seed")
 
     images_root: str = setting("", "Visual ChangeNet CSV: the folder that `input_path` starts in; empty: where you are")
     light: str = setting("SolderLight", "Visual ChangeNet CSV: the lighting whose image is taken")
@@ -411,12 +454,11 @@ class RunConfig:
 
     def mining(self, source_parquet: str, target_parquet: str, output_parquet: str) -> NearestNeighborsConfig:
         """The settings of the mining step, on the run folder's own tables, whose vectors are in `embedding`."""
+        mine = {f.name for f in fields(self)} - {"device"}
+        shared = {f.name: getattr(self, f.name) for f in fields(NearestNeighborsConfig) if f.name in mine}
         return NearestNeighborsConfig(
-            source_parquet, target_parquet, output_parquet, self.topn, self.knn_metric,
-            filter_by_label=self.filter_by_label, distance_threshold=self.distance_threshold,
-            min_similarity=self.min_similarity,
-            within_label=self.within_label, device=self.search_device, memory_limit=self.memory_limit,
-        )  # fmt: skip
+            source_parquet, target_parquet, output_parquet, device=self.search_device, **shared
+        )
 
 
 class Setting(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookalike.config.schemas import NearestNeighborsConfig
@@ -29,7 +29,9 @@ class MiningCounts:
     under_similarity:
         Unique sources that the cosine floor dropped, or None where it did not run.
     excluded:
-        Rows of the pool that were not searched, because their paths are excluded; None where none could be.
+        Rows of the pool that were not searched, because they are excluded; None where none could be.
+    dropped:
+        Pairs that each further rule dropped, by the rule's name; only a selection by score has such rules.
     """
 
     targets: int
@@ -41,6 +43,7 @@ class MiningCounts:
     unique: int
     under_similarity: int | None = None
     excluded: int | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
 
     @property
     def after_labels(self) -> int:
@@ -48,9 +51,14 @@ class MiningCounts:
         return self.pairs - (self.label_mismatches or 0)
 
     @property
-    def candidates(self) -> int:
-        """Pairs left after both filters."""
+    def after_distance(self) -> int:
+        """Pairs left after the distance filter."""
         return self.after_labels - (self.over_distance or 0)
+
+    @property
+    def candidates(self) -> int:
+        """Pairs left after all filters."""
+        return self.after_distance - sum(self.dropped.values())
 
     @property
     def raw(self) -> int:
@@ -65,8 +73,9 @@ def mining_summary(
     certificate: str,
     warnings: tuple[str, ...],
     min_similarity: float = NearestNeighborsConfig.min_similarity,
+    extra: tuple[str, ...] = (),
 ) -> str:
-    """The text of `mining_summary.txt`.
+    """The text of `mining_summary.txt`; `extra` are lines about the selection.
 
     Readers look for substrings of the two layouts that are in use, so both are served: the newer one line by
     line, and the older one's `Label filtering:` line at the end.
@@ -85,9 +94,13 @@ def mining_summary(
         )
     if counts.over_distance is not None:
         lines.append(
-            f"After distance filtering: kept {counts.candidates}/{counts.after_labels} pairs, "
+            f"After distance filtering: kept {counts.after_distance}/{counts.after_labels} pairs, "
             f"dropped {counts.over_distance} exceeding threshold {distance_threshold:.4f}"
         )
+    left = counts.after_distance
+    for rule, dropped in counts.dropped.items():
+        lines.append(f"After {rule} filtering: kept {left - dropped}/{left} pairs, dropped {dropped}")
+        left -= dropped
     lines += [
         f"Total candidates: {counts.candidates}",
         f"Duplicates removed: {counts.duplicates}",
@@ -100,6 +113,7 @@ def mining_summary(
     lines += [
         f"Unique items saved: {counts.unique}",
         f"Results saved to: {output}",
+        *extra,
         f"Exact search: {certificate}",
     ]
     lines += [f"Warning: {warning}" for warning in warnings]

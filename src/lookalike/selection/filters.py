@@ -31,6 +31,7 @@ class Outcome(StrEnum):
     LESS_DIVERSE = "less_diverse"
     AVOIDED = "avoided"
     EXCLUDED = "excluded"
+    BEYOND_TOPN = "beyond_topn"
 
 
 #: Outcomes by their number in the arrays of this module.

@@ -15,11 +15,13 @@ from lookalike.errors import TableError
 from lookalike.neighbors.certificate import Certificate
 from lookalike.reports.summary import MiningCounts, mining_summary
 from lookalike.selection.filters import Outcome
+from lookalike.selection.result import ScoredSelection
 from lookalike.tables.atomic import atomic_path, check_output
 from lookalike.tables.embedding_stream import EmbeddingStream, read_embedding_table
 from lookalike.tables.embedding_table import EmbeddingTable, check_embedding_table
 from lookalike.tables.pair_table import sibling, write_table
 from lookalike.workflow.by_distance import choose_by_distance
+from lookalike.workflow.by_score import choose_by_score, describe_choice
 from lookalike.workflow.comparable import compare_encoders
 from lookalike.workflow.exclusion import Barred
 from lookalike.workflow.floor import floor_files, write_floor
@@ -52,6 +54,8 @@ class MiningResult:
         How the neighbours were found and checked.
     warnings:
         What changes the meaning of the result; also in the summary.
+    scored:
+        The selection by score, where it was one.
     """
 
     path: Path
@@ -61,6 +65,7 @@ class MiningResult:
     counts: MiningCounts
     certificate: Certificate
     warnings: tuple[str, ...]
+    scored: ScoredSelection | None = None
 
 
 def mine(
@@ -76,11 +81,24 @@ def mine(
     distance_threshold: float = _Config.distance_threshold,
     min_similarity: float = _Config.min_similarity,
     within_label: bool = _Config.within_label,
+    scoring: str = _Config.scoring,
+    components: str = _Config.components,
+    candidates: int = _Config.candidates,
+    budget: float = _Config.budget,
+    min_per_target: int = _Config.min_per_target,
+    max_per_target: int = _Config.max_per_target,
+    max_per_label: int = _Config.max_per_label,
+    target_weight_column: str = _Config.target_weight_column,
+    splits: int = _Config.splits,
+    background: int = _Config.background,
+    seed: int = _Config.seed,
     device: str = _Config.device,
     memory_limit: int = _Config.memory_limit,
     exclude_paths: Collection[str] = (),
 ) -> MiningResult:
     """Find for every target its nearest pool images, and write the unique ones.
+
+    With `scoring`, or a budget or limit, the pool images are scored instead, and the best are kept (docs/selection.md).
 
     Writes three files: the mined table, beside it the pair table (`<stem>_pairs.parquet`) and
     `mining_summary.txt`; with `min_similarity` also `mined_raw.parquet`, `mined_candidates.parquet` and
@@ -110,9 +128,13 @@ def mine(
         When the search fails its own check.
     """
     settings = NearestNeighborsConfig(
-        str(source_parquet), str(target_parquet), str(output_parquet), topn, knn_metric,
-        source_embed_column_name, target_embed_column_name, str(filter_by_label), distance_threshold, min_similarity,
-        within_label, device, memory_limit,
+        str(source_parquet), str(target_parquet), str(output_parquet), topn=topn, knn_metric=knn_metric,
+        source_embed_column_name=source_embed_column_name, target_embed_column_name=target_embed_column_name,
+        filter_by_label=str(filter_by_label), distance_threshold=distance_threshold, min_similarity=min_similarity,
+        within_label=within_label, scoring=scoring, components=str(components), candidates=candidates, budget=budget,
+        min_per_target=min_per_target, max_per_target=max_per_target, max_per_label=max_per_label,
+        target_weight_column=target_weight_column, splits=splits, background=background, seed=seed, device=device,
+        memory_limit=memory_limit,
     )  # fmt: skip
     return mine_with(settings, exclude_paths=exclude_paths)
 
@@ -147,7 +169,8 @@ def mine_with(
     left = source.rows - (0 if excluded is None else int(excluded.sum()))
     warnings = [*compare_encoders(target, source, columns), *_setting_warnings(settings, target, source, left)]
 
-    chosen = choose_by_distance(settings, target, source, excluded)
+    choose = choose_by_score if settings.selects_by_score and left else choose_by_distance
+    chosen = choose(settings, target, source, excluded)
     warnings += chosen.warnings
     for warning in warnings:
         log.warning(warning)
@@ -172,7 +195,7 @@ def _setting_warnings(
     """What in the settings makes the result mean something else than it seems; `left` rows may be searched."""
     if not left:
         yield "every row of the pool is excluded: nothing is mined"
-    elif settings.topn > left:
+    elif settings.topn > left and not settings.selects_by_score:
         has = "the pool has" if left == source.rows else "is left of the pool after exclusion"
         yield f"topn={settings.topn} is more than {has}: clamped to {left}"
     threshold = settings.distance_threshold
@@ -193,8 +216,9 @@ def _write(output: Path, settings: NearestNeighborsConfig, chosen: Chosen, warni
     """Write the pair table, the summary and, last, the mined table."""
     mined = chosen.files(Outcome.KEPT)
     summary = mining_summary(
-        chosen.counts, output, settings.distance_threshold, str(chosen.certificate), warnings, settings.min_similarity
-    )
+        chosen.counts, output, settings.distance_threshold, str(chosen.certificate), warnings, settings.min_similarity,
+        () if chosen.scored is None else describe_choice(chosen.scored),
+    )  # fmt: skip
     pairs_path, summary_path = _beside(output)
     write_table(chosen.pairs, pairs_path)
     with atomic_path(summary_path) as temporary:
@@ -202,4 +226,6 @@ def _write(output: Path, settings: NearestNeighborsConfig, chosen: Chosen, warni
     if settings.has_floor:
         write_floor(output, chosen.files(Outcome.KEPT, Outcome.UNDER_SIMILARITY), mined, settings.min_similarity)
     write_table(mined, output)
-    return MiningResult(output, pairs_path, summary_path, summary, chosen.counts, chosen.certificate, warnings)
+    return MiningResult(
+        output, pairs_path, summary_path, summary, chosen.counts, chosen.certificate, warnings, chosen.scored
+    )

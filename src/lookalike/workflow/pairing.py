@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from lookalike.neighbors.certificate import Certificate
 from lookalike.reports.summary import MiningCounts
 from lookalike.selection.filters import OUTCOMES, Outcome
+from lookalike.selection.result import ScoredSelection
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.embedding_table import EmbeddingTable
 from lookalike.tables.image_table import check_filepath
@@ -34,17 +35,20 @@ class Chosen:
         How the neighbours were found and checked.
     warnings:
         What the search met that changes what its result means.
+    scored:
+        The selection by score, where it was one.
     """
 
     pairs: pa.Table
     counts: MiningCounts
     certificate: Certificate
     warnings: tuple[str, ...]
+    scored: ScoredSelection | None = None
 
     def files(self, *outcomes: Outcome) -> pa.Table:
-        """The pool images of the pairs with one of some outcomes, as a mined table."""
+        """The pool images of the pairs with one of some outcomes, each once, as a mined table."""
         wanted = pc.is_in(self.pairs.column("outcome").cast(pa.string()), pa.array([str(one) for one in outcomes]))
-        return pa.table({"filepath": pc.filter(self.pairs.column("source_filepath"), wanted)})
+        return pa.table({"filepath": pc.unique(pc.filter(self.pairs.column("source_filepath"), wanted))})
 
 
 def pair_table(
