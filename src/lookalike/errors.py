@@ -6,6 +6,7 @@ A user's mistake ends in one of these; anything else that escapes is a bug in lo
 
     LookalikeError
     ├── ConfigError             a setting is missing, unknown, of the wrong type or out of range
+    │   └── MissingSetting      settings that the user must give were not given
     ├── TableError              an input or output table cannot be right
     │   └── VectorError         an embedding column holds something that is not a vector
     ├── EncoderError            a model cannot be loaded or is not what the user named
@@ -16,6 +17,8 @@ A user's mistake ends in one of these; anything else that escapes is a bug in lo
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class LookalikeError(Exception):
@@ -43,6 +46,22 @@ class LookalikeError(Exception):
 
 class ConfigError(LookalikeError):
     """A setting is missing, unknown, of the wrong type or out of range."""
+
+
+class MissingSetting(ConfigError):  # noqa: N818 - reads as the fact that it states
+    """Settings that the user must give were not given.
+
+    Parameters
+    ----------
+    keys:
+        Their names, in the order of the schema.
+    what, hint:
+        As of `LookalikeError`.
+    """
+
+    def __init__(self, keys: Sequence[str], what: str, *, hint: str = "") -> None:
+        self.keys = tuple(keys)
+        super().__init__(what, hint=hint)
 
 
 class TableError(LookalikeError):

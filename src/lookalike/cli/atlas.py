@@ -20,7 +20,9 @@ def atlas(
     """Write the run as a table that embedding-atlas opens: a map of targets, mined images and pool to walk through."""
     from lookalike.reports.atlas import SAMPLE, write_atlas
     from lookalike.tables.run_folder import RunFolder
+    from lookalike.workflow.run_state import check_finished
 
+    check_finished(RunFolder(run))
     written = write_atlas(RunFolder(run), out, sample=SAMPLE if sample is None else sample, pictures=pictures)
     print(f"Table:    {written.path}")
     print(f"Rows:     {written.targets} targets, {written.pool} of {written.pool_total} pool images")

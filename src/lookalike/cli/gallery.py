@@ -18,10 +18,9 @@ def gallery(
     ] = False,
 ) -> None:
     """Write the gallery of a run again: one page that opens from disk."""
-    from lookalike.reports.gallery import write_gallery
-    from lookalike.tables.run_folder import RunFolder
+    from lookalike.workflow.gallery import remake_gallery
 
-    for path in write_gallery(RunFolder(run), every=every):
+    for path in remake_gallery(run, every=every):
         print(path)
 
 

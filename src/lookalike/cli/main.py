@@ -11,7 +11,7 @@ import typer
 
 from lookalike import __version__
 from lookalike.cli import atlas, cache, check, gallery, history, hook, mine, skill
-from lookalike.cli.status import escape_foreign_letters, report_errors, set_up_logging
+from lookalike.cli.status import end_on_sigterm, escape_foreign_letters, report_errors, set_up_logging
 
 app = typer.Typer(
     help="Find the pool images that look like your model's failures.",
@@ -64,6 +64,13 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
 ) -> None:
     """Mine real industrial images with a real encoder, offline: the whole job in a minute."""
+    end_on_sigterm()
+    if not report_errors(lambda: _demo(dataset, out, targets, topn, seed)):
+        raise typer.Exit(1)
+
+
+def _demo(dataset: str, out: Path, targets: int, topn: int, seed: int) -> None:
+    """Run the demo and print what came of it."""
     from lookalike.workflow.demo import run_demo
 
     result = run_demo(dataset, out, targets=targets, topn=topn, seed=seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +12,12 @@ import typer
 
 from lookalike.cli.status import end_on_sigterm, report_errors
 from lookalike.config.schemas import RunConfig
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, MissingSetting
 
 if TYPE_CHECKING:
     from lookalike.tables.run_folder import InputRecord
     from lookalike.workflow.run import RunResult
+    from lookalike.workflow.run_inputs import Side
     from lookalike.workflow.run_plan import RunPlan
 
 _HELP = {name: field.metadata["help"] for name, field in RunConfig.__dataclass_fields__.items()}
@@ -86,7 +89,10 @@ def _mine(words: list[str], spec: Path | None, resume: Path | None, cfg: str | N
 
     flags = () if cfg is None else ("--cfg", cfg)
     if resume is None:
-        run(RunConfig, CommandLine(spec, tuple(words), flags), _plan if dry_run else _run)
+        try:
+            run(RunConfig, CommandLine(spec, tuple(words), flags), _plan if dry_run else _run)
+        except MissingSetting as error:
+            raise _needed(error.keys) from error
         return
     if spec is not None or dry_run:
         raise ConfigError(
@@ -105,6 +111,20 @@ def _mine(words: list[str], spec: Path | None, resume: Path | None, cfg: str | N
     _resume(resume)
 
 
+def _needed(keys: Sequence[str]) -> ConfigError:
+    """Settings that were not given, in the words of this command."""
+    options = []
+    for key in keys:
+        name = "metric" if key == "knn_metric" else key
+        has_option = name in inspect.signature(mine).parameters
+        options.append(f"--{name.replace('_', '-')}" if has_option else f"{key}=VALUE")
+    return ConfigError(
+        f"lookalike mine needs {' and '.join(options)}",
+        hint="as in `lookalike mine --targets weak.parquet --pool pool.csv`; settings can also stand in a YAML file "
+        "after -e; `lookalike mine --help` explains them",
+    )
+
+
 def _run(config: RunConfig) -> None:
     from lookalike.workflow.run import run
 
@@ -114,7 +134,7 @@ def _run(config: RunConfig) -> None:
 def _resume(folder: Path) -> None:
     from lookalike.workflow.run import resume_run
 
-    _show(resume_run(folder))
+    _show(resume_run(folder), now=False)
 
 
 def _plan(config: RunConfig) -> None:
@@ -123,11 +143,11 @@ def _plan(config: RunConfig) -> None:
     _show_plan(plan_run(config))
 
 
-def _show(result: RunResult) -> None:
-    """Print what came of it; the folder last."""
+def _show(result: RunResult, *, now: bool = True) -> None:
+    """Print what came of it; the folder last. Of a resumed run some may have been embedded before."""
     record, counts = result.record, result.counts
     for name, side in (("Targets", record.targets), ("Pool", record.pool)):
-        print(f"{name + ':':<10} {_side(side)}")
+        print(f"{name + ':':<10} {_side(side, now=now)}")
     print(f"Mined:     {counts.unique} images, the {counts.topn} nearest of each target, each once")
     if result.warnings:
         print(f"Warnings:  {len(result.warnings)}, in {result.folder.summary}")
@@ -137,27 +157,48 @@ def _show(result: RunResult) -> None:
     print(result.folder.path)
 
 
-def _side(side: InputRecord) -> str:
+def _side(side: InputRecord, *, now: bool) -> str:
+    """Where the vectors of one side came from."""
     if side.kind == "embedding table":
         return f"{side.embedded} vectors, as they came"
-    known = side.cached + side.reused
-    parts = [f"{side.embedded} of {side.rows} images embedded in {side.seconds:.1f} s"]
-    if known:
-        parts.append(f"{known} of them known before")
+    known = {
+        "done before the run was stopped": side.continued,
+        "from the cache": side.cached,
+        "from the earlier table": side.reused,
+    }
+    fresh = side.embedded - side.cached - side.reused
+    # Of a side that was stopped and continued, it is not known how many of the first part came from the cache.
+    parts = [f"{side.embedded} embedded" if side.continued else f"{fresh} embedded{' now' if now else ''}"]
+    parts += [f"{count} {words}" for words, count in known.items() if count]
+    text = f"{side.rows} images: {', '.join(parts)}, in {side.seconds:.1f} s"
     if side.quarantined:
         reasons = ", ".join(f"{count} {reason}" for reason, count in side.quarantined.items())
-        parts.append(f"{sum(side.quarantined.values())} set aside ({reasons})")
-    return "; ".join(parts)
+        text += f"; {sum(side.quarantined.values())} set aside ({reasons})"
+    return text
 
 
 def _show_plan(plan: RunPlan) -> None:
     """Print what a run would do."""
     for side in plan.sides:
-        known = f", {plan.cached[side.name]} of them in the cache" if side.name in plan.cached else ""
-        work = "taken as they are" if side.is_ready else "to embed"
-        print(f"{side.name.capitalize() + ':':<10} {side.rows} rows of {side.path} ({side.kind}), {work}{known}")
+        work = "taken as they are" if side.is_ready else f"to embed{_known(plan, side)}"
+        print(f"{side.name.capitalize() + ':':<10} {side.rows} rows of {side.path} ({side.kind}), {work}")
     print(f"Encoder:   {plan.encoder}")
     print(f"Device:    {', '.join(plan.devices)}")
     print(f"Estimate:  {plan.estimate}")
     print("Nothing was written. The run folder would be:")
     print(plan.folder)
+
+
+def _known(plan: RunPlan, side: Side) -> str:
+    """What the cache has of a side, as far as that can be told without reading an image."""
+    from lookalike.workflow.run_plan import CacheState
+
+    if plan.cache is CacheState.OFF:
+        return ""
+    if plan.cache is CacheState.EMPTY:
+        return "; the cache has nothing of this encoder yet"
+    if side.name not in plan.cached:
+        return "; what the cache has of them shows only when they are read"
+    if plan.cached[side.name] == side.rows:
+        return "; the cache has all of them"
+    return f"; the cache knows {plan.cached[side.name]} of them by path, and may know more by their content"

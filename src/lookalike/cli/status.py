@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -47,19 +48,20 @@ def report_errors(work: Callable[[], None]) -> bool:
         return True
     except LookalikeError as error:
         _show_traceback_when_debugging()
-        print(f"Error: {error}", file=sys.stderr)
-    except MemoryError:
+        _say(error, str(error))
+    except MemoryError as error:
         _show_traceback_when_debugging()
-        print("Error: out of memory\n  What to do: use a smaller batch_size or a smaller pool", file=sys.stderr)
+        _say(error, "out of memory\n  What to do: use a smaller batch_size or a smaller pool")
     except RuntimeError as error:
         if "out of memory" not in str(error).lower() and "allocate memory" not in str(error).lower():
             _report_bug()
         else:
             _show_traceback_when_debugging()
-            print(f"Error: {error}\n  What to do: use a smaller batch_size", file=sys.stderr)
+            _say(error, f"{error}\n  What to do: use a smaller batch_size")
     except KeyboardInterrupt as stop:
-        reason = str(stop) or "Ctrl-C"
-        print(f"Error: interrupted ({reason}); no unfinished file was left behind", file=sys.stderr)
+        _end_at_the_next_signal()
+        rest = "" if hasattr(stop, "__notes__") else "; no unfinished file was left behind"
+        _say(stop, f"interrupted ({str(stop) or 'Ctrl-C'}){rest}")
     except SystemExit as stop:  # argparse and Hydra leave this way, with their message already printed
         return not stop.code
     except BrokenPipeError:  # the reader of standard output has gone: `run_with_status` ends quietly
@@ -102,6 +104,19 @@ def escape_foreign_letters() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(signal.Signals(number).name)
+
+
+def _end_at_the_next_signal() -> None:
+    """Let a second Ctrl-C or SIGTERM end the process at once: all is said, and its traceback would tell nothing."""
+    with contextlib.suppress(ValueError):  # not on the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _say(error: BaseException, text: str) -> None:
+    """Print what went wrong and, below it, what was noted on the way: how a run that was stopped goes on."""
+    lines = [f"Error: {text}", *(f"  {note}" for note in getattr(error, "__notes__", ()))]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _report_bug() -> None:

@@ -33,7 +33,7 @@ from lookalike.config.schemas import (
     RunConfig,
     UniqueNeighborMatchingConfig,
 )
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, MissingSetting
 
 Schema = ImageEmbeddingsConfig | NearestNeighborsConfig | UniqueNeighborMatchingConfig | RunConfig
 
@@ -214,11 +214,13 @@ def _known(key: str, schema: type[Schema], *, where: str) -> None:
 
 def _instance(config: DictConfig) -> Any:
     """The composed configuration as an instance of its schema class, nothing missing."""
+    missing = [str(key) for key in config if OmegaConf.is_missing(config, key)]
     for key in map(str, config):
         try:
             config[key]
         except MissingMandatoryValue as error:
-            raise ConfigError(
+            raise MissingSetting(
+                missing,
                 f"MissingMandatoryValue: {_reason(error)}",
                 hint=f"give it on the command line, {key}=VALUE, or in the YAML file after -e",
             ) from error

@@ -163,6 +163,16 @@ def count_cached(folder: Path, identity: EncoderIdentity, filepaths: Sequence[st
     return found
 
 
+def has_vectors(folder: Path, identity: EncoderIdentity) -> bool:
+    """Whether the cache has any vector of an encoder; changes nothing. A database that cannot be read has none."""
+    path = folder / f"{cache_key(identity)}{SUFFIX}"
+    with contextlib.suppress(sqlite3.Error, OSError):
+        if path.is_file():
+            with contextlib.closing(connect(path, "ro")) as connection:
+                return connection.execute("SELECT 1 FROM vectors LIMIT 1").fetchone() is not None
+    return False
+
+
 class VectorCache:
     """The vectors of one encoder.
 

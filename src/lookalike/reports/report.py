@@ -56,9 +56,18 @@ def write_report(folder: RunFolder) -> Path:
     TableError
         When the folder is no finished run, a table is damaged, or the report cannot be written.
     """
+    return store_report(folder, report_text(folder))
+
+
+def report_text(folder: RunFolder) -> str:
+    """The text of the report, which `store_report` writes: the record gets its digest in between."""
     facts = gather(folder)
     text = next((text for text in (render(facts, room) for room in _ROOMS) if _fits(text)), None)
-    text = text or render(facts, _ROOMS[-1])
+    return text or render(facts, _ROOMS[-1])
+
+
+def store_report(folder: RunFolder, text: str) -> Path:
+    """Write the report, whole or not at all."""
     with atomic_path(folder.report) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return folder.report

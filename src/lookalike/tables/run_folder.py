@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,11 @@ class InputRecord:
         How many images were set aside, by reason code.
     cached, reused:
         Images whose vectors were there already: in the cache, in an earlier table.
+    continued:
+        Images that were done before this side's embedding was stopped and continued; those of them that came from the
+        cache or an earlier table are not in `cached` and `reused`.
     seconds:
-        Of embedding.
+        Of embedding; of a side that was continued, since then.
     sha256:
         Digest of the input file; None for a folder or a URL.
     identity:
@@ -159,6 +163,7 @@ class InputRecord:
     seconds: float = 0.0
     sha256: str | None = None
     identity: dict[str, Any] | None = None
+    continued: int = 0
 
 
 @dataclass(frozen=True)
@@ -198,8 +203,9 @@ class RunRecord:
     versions, machine:
         Of Python and the libraries that matter; processor, memory, devices.
     files:
-        The run's files by their names in the folder; `run.json` and `run.log` are not among them, and what is written
-        after the record is not, either.
+        The run's files by their names in the folder (``plots/map.png``), and the report, which is written after the
+        record, but with the bytes that the record has. `run.json`, `run.log` and what packaging puts there are not
+        among them.
     """
 
     lookalike: str
@@ -246,6 +252,46 @@ def read_record(folder: RunFolder) -> RunRecord:
         raise TableError(f"cannot be read: {error.strerror}", where=where, hint=hint) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TableError(f"is damaged: {error!r}", where=where, hint=hint) from error
+
+
+def update_record(
+    folder: RunFolder,
+    made: Iterable[Path] = (),
+    *,
+    report: str | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> RunRecord:
+    """Take files that were made after the record into it, and files that are gone out of it; return what it holds now.
+
+    Parameters
+    ----------
+    folder:
+        The run.
+    made:
+        Files of the folder that were written or removed.
+    report:
+        The text of the report, which is written after this.
+    seconds:
+        Times of all steps, where they are to be replaced.
+
+    Raises
+    ------
+    TableError
+        As `read_record`, or when it cannot be written.
+    """
+    record = read_record(folder)
+    files = dict(record.files)
+    for path in made:
+        name = path.relative_to(folder.path).as_posix()
+        files.pop(name, None)
+        if path.is_file():
+            files[name] = file_record(path)
+    if report is not None:
+        content = report.encode("utf-8")
+        files[folder.report.name] = FileRecord(len(content), hashlib.sha256(content).hexdigest())
+    record = replace(record, files=files, seconds=dict(seconds) if seconds is not None else record.seconds)
+    record.write(folder)
+    return record
 
 
 def file_record(path: Path) -> FileRecord:

@@ -49,7 +49,7 @@ def check_run(path: str | Path) -> list[Finding]:
     record, findings = _read_record(folder)
     report, unreadable = read_report(folder.report) if folder.report.is_file() else ("", [])
     if record:
-        findings += artifacts.check_own_files(folder, linked_files(report))
+        findings += artifacts.check_own_files(folder, (*linked_files(report), *record.files))
         findings += artifacts.check_digests(folder, record)
     else:
         findings += artifacts.check_contract_files(folder)
@@ -65,6 +65,24 @@ def check_run(path: str | Path) -> list[Finding]:
         numbers = summary.numbers if summary else {}
         findings += check_report(report, targets=numbers.get("targets"), mined=numbers.get("unique"))
     return findings
+
+
+def run_notes(path: str | Path) -> list[str]:
+    """What the run itself warned of, from its record: each changes what the result means, and none is a finding.
+
+    Parameters
+    ----------
+    path:
+        The run folder, as `check_run` takes it.
+
+    Returns
+    -------
+    list of str
+        The warnings in the words of the run; empty where there are none, and where no record can be read, which
+        `check_run` tells.
+    """
+    record, _ = _read_record(RunFolder(Path(path)))
+    return record.warnings if record else []
 
 
 def _open(path: str | Path) -> RunFolder:
@@ -116,6 +134,8 @@ def _wrong_fields(record: RunRecord) -> list[str]:
     """Fields of another type than they should have: the file may be edited or hostile."""
     sides = {"targets": record.targets, "pool": record.pool}
     wrong = [name for name in ("settings", "counts", "certificate") if not isinstance(getattr(record, name), dict)]
+    listed = isinstance(record.warnings, list) and all(isinstance(text, str) for text in record.warnings)
+    wrong += [] if listed else ["warnings"]
     wrong += [name for name in ("model", "model_path") if not isinstance(getattr(record, name), str)]
     for name, side in sides.items():
         wrong += [f"{name}.{field}" for field in ("rows", "embedded") if not isinstance(getattr(side, field), int)]

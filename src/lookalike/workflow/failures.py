@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-#: A call of one of the commands, at the begin of a command or after a path, a container image or `python -m`.
-_CALL = re.compile(
-    r"(?:^|[\s;&|(/'\"])(?:embedding\s+(?:image|text)_embeddings|tmm\s+(?:nearest|unique)_neighbor|lookalike\s+[a-z])"
-)
+from lookalike.workflow import shell
+
 _STATUS = re.compile(r"^Execution status: (?:PASS|FAIL)\s*$", re.MULTILINE)
 #: What is read of a long output, from its end: an error comes last.
 _TAIL = 200_000
@@ -70,7 +68,7 @@ FAILURES = (
     ),
     Failure(
         "disk",
-        r"No space left on device|Disk quota exceeded",
+        r"No space left on device|Disk quota exceeded|the disk has [\d.]+ GiB free",
         "the disk is full; no half-written table was left behind",
         "make room or choose another output folder; `lookalike cache prune --max-size 5G` makes the cache smaller",
     ),
@@ -89,14 +87,15 @@ FAILURES = (
     ),
     Failure(
         "filter-off",
-        r"has no column 'label': not filtered|filter_by_label=.* is not one of true, 1, yes"
+        r"has no column 'label': not filtered|filter_by_label is on, and the side of the \w+ has no column 'label'"
+        r"|filter_by_label=.* is not one of true, 1, yes"
         r"|[Ll]abel column .*(?:not found|missing)",
         "the label filter was asked for and did not run: mined images may have any label",
         "give both tables a column `label` and mine again, or say in the report that the filter was a no-op",
     ),
     Failure(
         "nothing-mined",
-        r"^\s*Unique items saved: 0\s*$",
+        r"^\s*Unique items saved: 0\s*$|^Mined:\s+0 images\b",
         "nothing was mined: the filters dropped every pair",
         "compare the labels of both sides (spelling), and distance_threshold with the distances in the pair table",
     ),
@@ -119,17 +118,23 @@ FAILURES = (
         "look into the reasons in that line: paths may start elsewhere (set root=...), or the share is not mounted",
     ),
     Failure(
+        "missing-images",
+        r"[1-9]\d* of \d+ image files (?:looked for )?of the (?:targets|pool) are not there",
+        "some image files are not where their table says; those are set aside, and without any the run does not start",
+        "compare the first path in that line with the disk: relative paths start where the command runs, or in root",
+    ),
+    Failure(
         "set-aside",
-        r"^Images set aside: [1-9]",
+        r"^Images set aside: [1-9]|\b[1-9]\d* images were set aside\b|; [1-9]\d* set aside \(",
         "some images could not be read and are not among the embeddings",
         "look at the quarantine table; after mending the files, give the same command again "
         "(`embedding image_embeddings`: with retry_quarantined=true)",
     ),
     Failure(
         "missing-setting",
-        r"MissingMandatoryValue|Missing mandatory value",
+        r"MissingMandatoryValue|Missing mandatory value|^Error: lookalike mine needs ",
         "a setting that the user must give was not given",
-        "add it as key=value or in the YAML file after -e; `--help` lists the settings",
+        "add it as the error says (an option, key=value, or a line in the YAML file after -e); `--help` lists all",
     ),
     Failure(
         "unknown-setting",
@@ -163,6 +168,24 @@ FAILURES = (
         "choose another output folder; files that a container made as root need chown",
     ),
     Failure(
+        "no-rows",
+        r"has no rows: there is no (?:target|pool image)",
+        "an input has no rows, so there is nothing to mine; no run folder was made",
+        "no targets can be good news (no failures); otherwise look at how that table was made",
+    ),
+    Failure(
+        "overlap",
+        r"[1-9]\d* of \d+ targets are in the pool, too",
+        "targets are in the pool: their nearest image is themselves, and it is mined",
+        "take those rows out of the pool, or tell the user how many mined images are targets",
+    ),
+    Failure(
+        "unfinished",
+        r"[Tt]he run is not finished; to go on: |run_dir holds an unfinished run",
+        "the run was stopped before its end; what is finished is kept in its folder, and there is no report yet",
+        "give the command in that line (`lookalike mine --resume RUN`) once the cause is mended; never take its tables",
+    ),
+    Failure(
         "not-here",
         r"is not in this version",
         "this version has no such action",
@@ -178,8 +201,11 @@ FAILURES = (
 
 
 def is_ours(command: str, output: str) -> bool:
-    """Whether a command was one of ours: it calls one, or its output has the status line (a script called one)."""
-    return bool(_CALL.search(command) or _STATUS.search(output[-_TAIL:]))
+    """Whether a command was one of ours: it calls one, or its output has the status line (a script called one).
+
+    What `cat` or `grep` shows was printed at another time, and is not judged.
+    """
+    return bool(shell.calls(command) or (_STATUS.search(output[-_TAIL:]) and not shell.only_reads(command)))
 
 
 def known_failures(command: str, output: str) -> list[Failure]:

@@ -1,6 +1,7 @@
 """Hooks for coding agents (drop-in contract, section 5): one JSON object in, text out, never a failure.
 
-An agent calls a hook after each of its tools. Hooks are quick: none of them loads pyarrow, numpy or torch.
+An agent calls a hook after each of its tools. Three of the hooks are about a run whose report was written: by the agent
+itself, or by `lookalike mine` in its shell. Hooks are quick: none of them loads pyarrow, numpy or torch.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from lookalike.workflow.checks.report import check_report, count_words, read_rep
 from lookalike.workflow.checks.summary import read_summary
 from lookalike.workflow.failures import known_failures
 from lookalike.workflow.packaging import package_run
+from lookalike.workflow.shell import runs_mine
 
 REPORT = "Mining_Report.md"
 SWITCH = "MINING_HOOKS"
 #: A larger input is not looked at: no shell output that a person could read is as long.
 MOST_BYTES = 16 << 20
+#: How `lookalike mine` begins the line that names its report.
+_REPORT_LINE = "Report:"
+#: Letters of an output that are looked through for a run folder, from its end.
+_TAIL = 20_000
 #: Findings that are printed; the rest is counted.
 _MOST_LINES = 20
 
@@ -38,8 +44,10 @@ class Event:
         The kind of event: ``PostToolUse`` unless the input says otherwise.
     command:
         The shell command; empty for other tools.
+    stdout:
+        What the command printed on its standard output.
     output:
-        What the command printed, both streams and the error of a failed call.
+        Everything that it printed, both streams and the error of a failed call.
     file:
         The file that was written; None for other tools.
     transcript:
@@ -48,6 +56,7 @@ class Event:
 
     name: str
     command: str
+    stdout: str
     output: str
     file: Path | None
     transcript: Path | None
@@ -105,6 +114,7 @@ def read_event(content: bytes) -> Event | str:
     return Event(
         name=_text(given.get("hook_event_name")) or "PostToolUse",
         command=_text(tool.get("command")),
+        stdout=_text(streams[0]),
         output=output,
         file=_path(file, _text(given.get("cwd"))),
         transcript=_path(transcript, ""),
@@ -135,7 +145,7 @@ def _output(event: Event) -> list[str]:
 
 def _artifacts(event: Event) -> list[str]:
     """Look whether the files of the run stand beside a report that was written."""
-    folder = _written_report(event)
+    folder = _reported_run(event)
     if folder is None:
         return []
     found = list(check_contract_files(folder))
@@ -144,7 +154,7 @@ def _artifacts(event: Event) -> list[str]:
 
 def _sections(event: Event) -> list[str]:
     """Look at the sections of a report that was written."""
-    folder = _written_report(event)
+    folder = _reported_run(event)
     if folder is None:
         return []
     text, found = read_report(folder.report)
@@ -157,7 +167,7 @@ def _sections(event: Event) -> list[str]:
 
 def _package(event: Event) -> list[str]:
     """Package the run whose report was written."""
-    folder = _written_report(event)
+    folder = _reported_run(event)
     if folder is None:
         return []
     if folder.report.is_symlink():
@@ -168,9 +178,34 @@ def _package(event: Event) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _written_report(event: Event) -> RunFolder | None:
-    """The run whose report was just written; None for every other event."""
-    return RunFolder(event.file.parent) if event.file is not None and event.file.name == REPORT else None
+def _reported_run(event: Event) -> RunFolder | None:
+    """The run whose report was just written, by the agent or by `lookalike mine`; None for every other event."""
+    if event.file is not None:
+        return RunFolder(event.file.parent) if event.file.name == REPORT else None
+    return _mined_run(event) if runs_mine(event.command) else None
+
+
+def _mined_run(event: Event) -> RunFolder | None:
+    """The run that `lookalike mine` made, by what it printed; None where it made none.
+
+    Its last line is the folder. Where another command printed after it, the line that names its report is taken.
+    """
+    lines = [line.strip() for line in event.stdout[-_TAIL:].split("\n") if line.strip()]
+    named = [line.removeprefix(_REPORT_LINE).strip() for line in lines if line.startswith(_REPORT_LINE)]
+    places = [_path(line, "") for line in lines[-1:]]
+    places += [place.parent for place in (_path(line, "") for line in named[-1:]) if place is not None]
+    for place in places:
+        if place is not None and place.is_absolute() and _is_run(RunFolder(place)):
+            return RunFolder(place)
+    return None
+
+
+def _is_run(folder: RunFolder) -> bool:
+    """Whether a folder holds a report or a record."""
+    try:
+        return folder.report.exists() or folder.record.exists()
+    except OSError:  # a line that is longer than any path
+        return False
 
 
 def _told(findings: list[Finding]) -> list[str]:

@@ -15,7 +15,8 @@ from lookalike.errors import TableError
 from lookalike.reports.gallery_data import read_pairs
 from lookalike.selection.filters import Outcome
 from lookalike.tables.pair_table import write_table
-from lookalike.tables.run_folder import RunFolder, read_record
+from lookalike.tables.run_folder import RunFolder, read_record, update_record
+from lookalike.workflow.run_state import check_finished
 
 _WORDS = ("keep", "drop")
 #: How far a distance may be from the run's, relatively: a spreadsheet may have rounded it.
@@ -73,6 +74,7 @@ def review(run: Path, decisions: Path) -> ReviewResult:
         When the folder is no finished run, or the CSV is not about it; the rows that are wrong are named.
     """
     folder = RunFolder(run)
+    check_finished(folder)
     read_record(folder)
     pairs = read_pairs(folder)
     pairs = pairs.filter(pc.equal(pairs.column("outcome").cast(pa.string()), str(Outcome.KEPT)))
@@ -87,6 +89,7 @@ def review(run: Path, decisions: Path) -> ReviewResult:
     paths = table.column("filepath").to_pylist()
     kept = table.filter(pa.array([decided.get(path) != "drop" for path in paths], pa.bool_()))
     write_table(kept, folder.reviewed)
+    update_record(folder, [folder.reviewed])
     counts = {word: sum(decided.get(path) == word for path in paths) for word in _WORDS}
     return ReviewResult(
         folder.reviewed, counts["keep"], counts["drop"], len(paths) - sum(counts.values()), kept.num_rows

@@ -24,7 +24,7 @@ from lookalike.errors import ConfigError
 from lookalike.reports.summary import MiningCounts
 from lookalike.tables.embedding_copy import place_embedding_table
 from lookalike.tables.pair_table import write_table
-from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_record
+from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_record, update_record
 from lookalike.workflow.mining import mine_with
 from lookalike.workflow.packaging import package_run
 from lookalike.workflow.run_checks import check_room, check_settings, check_sides, load
@@ -305,7 +305,7 @@ def _forget_changed(state: RunState, sides: Sequence[Side], folder: RunFolder) -
 
 @contextmanager
 def _working(folder: RunFolder, run_log: RunLog) -> Iterator[None]:
-    """Hold the folder and log into it; whatever ends the run early, say how to go on."""
+    """Hold the folder and log into it; whatever ends the run early takes along how to go on, as its notes."""
     with RunLock(folder):
         run_log.open(folder.log)
         try:
@@ -313,9 +313,10 @@ def _working(folder: RunFolder, run_log: RunLog) -> Iterator[None]:
         except BaseException as error:
             run_log.write(f"stopped by {type(error).__name__}: {error}")
             if is_unfinished(folder):
-                log.error(
-                    "the run is not finished; to go on: lookalike mine --resume %s", shlex.quote(str(folder.path))
-                )
+                place = shlex.quote(str(folder.path))
+                error.add_note(f"Nothing is lost: what is finished is kept in {place}")
+                error.add_note(f"The run is not finished; to go on: lookalike mine --resume {place}")
+                run_log.write("\n".join(error.__notes__))
             raise
 
 
@@ -355,8 +356,9 @@ def _work(job: _Run, sides: tuple[Side, Side]) -> RunResult:
     with steps.step("mine"):
         mined = mine_with(config.mining(*map(str, (folder.pool, folder.targets, folder.mined))), notes)
     write_specs(folder, config, *sides, job.state.cwd)
-    record = write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds))
-    plots, gallery, report = _present(folder, config)
+    write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds))
+    plots, gallery = _draw(job)
+    record, report = _report(job, (*plots, *gallery))
     forget_state(folder)
     return RunResult(folder, record, mined.counts, mined.warnings, plots, gallery, report)
 
@@ -381,16 +383,32 @@ def _embed(job: _Run, side: Side) -> InputRecord:
     return record
 
 
-def _present(folder: RunFolder, config: RunConfig) -> tuple[tuple[Path, ...], tuple[Path, ...], Path]:
-    """Draw the plots and the gallery and write the report, which comes last: it says that the run is complete."""
+def _draw(job: _Run) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Draw the plots and the gallery."""
     from lookalike.reports.gallery import write_gallery
     from lookalike.reports.plots import write_plots
-    from lookalike.reports.report import write_report
 
-    plots = tuple(write_plots(folder))
-    gallery = tuple(write_gallery(folder, every=config.gallery_all))
+    with job.steps.step("plots"):
+        plots = tuple(write_plots(job.folder))
+    with job.steps.step("gallery"):
+        gallery = tuple(write_gallery(job.folder, every=job.config.gallery_all))
+    return plots, gallery
+
+
+def _report(job: _Run, drawn: Sequence[Path]) -> tuple[RunRecord, Path]:
+    """Complete the record and write the report, which comes last: it says that the run is complete.
+
+    The report tells what is in the record, and the record has the digest of the report: its text is made before both.
+    """
+    from lookalike.reports.report import report_text, store_report
+
+    folder, steps = job.folder, job.steps
+    update_record(folder, drawn, seconds=steps.seconds)
+    with steps.step("report"):
+        text = report_text(folder)
     package_run(folder)
-    return plots, gallery, write_report(folder)
+    record = update_record(folder, report=text, seconds=steps.seconds)
+    return record, store_report(folder, text)
 
 
 def _finished(folder: RunFolder) -> RunResult:

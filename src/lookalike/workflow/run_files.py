@@ -79,6 +79,7 @@ def embedded_record(side: Side, result: EmbeddingResult) -> InputRecord:
     return InputRecord(
         side.path, side.kind, side.rows, side.has_label, side.converted, result.rows, quarantined,
         result.cached, result.reused, result.seconds, side.sha256, identity_record(result.identity),
+        side.rows - result.images,
     )  # fmt: skip
 
 
@@ -107,7 +108,7 @@ class Done:
 
 
 def write_record(folder: RunFolder, done: Done) -> RunRecord:
-    """Write `run.json` and return what it holds."""
+    """Write `run.json` as it is before anything is drawn, and return what it holds."""
     from lookalike import __version__
 
     embeds = any(record.kind != "embedding table" for record in done.inputs.values())

@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from lookalike.config.schemas import RunConfig
-from lookalike.embedding.cache import count_cached
+from lookalike.embedding.cache import count_cached, has_vectors
 from lookalike.embedding.images import check_embedding, embed_with
 from lookalike.embedding.loop import cache_folder_of
 from lookalike.encoders.base import Encoder
@@ -30,6 +31,15 @@ log = logging.getLogger(__name__)
 _WARM, _MOST, _SECONDS = 8, 256, 2.0
 
 
+class CacheState(StrEnum):
+    """What can be said of the cache as a whole."""
+
+    OFF = "off"
+    #: It has no vector of the run's encoder.
+    EMPTY = "empty"
+    USED = "used"
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """What a run would do.
@@ -42,8 +52,11 @@ class RunPlan:
         The encoder in words.
     devices:
         Where images would be embedded.
+    cache:
+        Whether there is a cache, and anything in it.
     cached:
-        Images whose vectors are in the cache already, by side; a side where that cannot be told by path is left out.
+        Images that the cache knows by path, by side; a side where that cannot be told by path is left out. More may be
+        found by their content, when they are read: copies under another path, files that were touched since.
     estimate:
         How long embedding may take, and what that is made from.
     folder:
@@ -53,6 +66,7 @@ class RunPlan:
     sides: tuple[Side, Side]
     encoder: str
     devices: tuple[str, ...]
+    cache: CacheState
     cached: dict[str, int]
     estimate: str
     folder: Path
@@ -74,7 +88,9 @@ def plan_run(config: RunConfig) -> RunPlan:
     images = [side for side in sides if not side.is_ready]
     if not images:
         words = "none: both sides come with their vectors"
-        return RunPlan(sides, words, (), {}, "nothing is to be embedded; the search comes at once", folder)
+        return RunPlan(
+            sides, words, (), CacheState.OFF, {}, "nothing is to be embedded; the search comes at once", folder
+        )
     started = time.perf_counter()
     encoder = load(config, sides)
     loading = time.perf_counter() - started
@@ -83,15 +99,32 @@ def plan_run(config: RunConfig) -> RunPlan:
     model = encoder.identity.model
     devices, _ = check_embedding(config.embedding("", ""))
     cached = {side.name: _count_cached(side, config, encoder) for side in images if _is_known_by_path(side, config)}
+    cache = _cache_state(config, encoder)
     left = sum(side.rows - cached.get(side.name, 0) for side in images)
     return RunPlan(
         sides,
         f"{config.model} {config.model_path}: {model.architecture}, {model.dimension} dimensions",
         tuple(devices),
+        cache,
         cached,
-        _estimate(config, encoder, images, left, loading, len(devices)),
+        _estimate(
+            config,
+            encoder,
+            images,
+            left,
+            loading,
+            len(devices),
+            exact=cache is not CacheState.USED and not config.reuse,
+        ),
         folder,
     )
+
+
+def _cache_state(config: RunConfig, encoder: Encoder) -> CacheState:
+    folder = cache_folder_of(config.embedding("", ""))
+    if folder is None:
+        return CacheState.OFF
+    return CacheState.USED if has_vectors(folder, encoder.identity) else CacheState.EMPTY
 
 
 def _is_known_by_path(side: Side, config: RunConfig) -> bool:
@@ -111,9 +144,12 @@ def _count_cached(side: Side, config: RunConfig, encoder: Encoder) -> int:
 
 
 def _estimate(
-    config: RunConfig, encoder: Encoder, images: Sequence[Side], left: int, loading: float, devices: int
+    config: RunConfig, encoder: Encoder, images: Sequence[Side], left: int, loading: float, devices: int, *, exact: bool
 ) -> str:
-    """The time of embedding, from a trial of a few images on the first device."""
+    """The time of embedding, from a trial of a few images on the first device.
+
+    `left` is how many images are to be embedded; where that is not exact, some of them may be known already.
+    """
     if not left:
         return f"about {_shown(loading)}, to load the model: all vectors are in the cache"
     largest = max(images, key=lambda side: side.rows)
@@ -123,8 +159,10 @@ def _estimate(
     if not rate:
         return "not known: none of the images that were tried could be embedded"
     several = f", times {devices} devices" if devices > 1 else ""
+    about, most = ("about", "") if exact else ("up to", "at most ")
+    seconds = loading + left / (rate * devices)
     return (
-        f"about {_shown(loading + left / (rate * devices))} to embed {left} images, at {rate:.0f} images/s in a trial "
+        f"{about} {_shown(seconds)} to embed {most}{left} images, at {rate:.0f} images/s in a trial "
         f"of a few of the {largest.name}{several}; search, plots and gallery come on top"
     )
 

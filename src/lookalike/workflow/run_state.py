@@ -84,6 +84,21 @@ def is_unfinished(folder: RunFolder) -> bool:
     return _state_file(folder).exists()
 
 
+def check_finished(folder: RunFolder) -> None:
+    """Refuse a run that did not end: what is shown or changed of a run is all there.
+
+    Raises
+    ------
+    TableError
+        When it did not; the hint says how to finish it.
+    """
+    if is_unfinished(folder):
+        place = shlex.quote(str(folder.path))
+        raise TableError(
+            "this run is not finished", where=str(folder.path), hint=f"finish it: lookalike mine --resume {place}"
+        )
+
+
 def forget_state(folder: RunFolder) -> None:
     """The run is finished."""
     _state_file(folder).unlink(missing_ok=True)

@@ -20,9 +20,11 @@ from lookalike.errors import ConfigError, MissingDependency
 from lookalike.images.decode import media_type
 from lookalike.images.locate import read_bytes
 from lookalike.images.outcome import ImageRejected, Reason
-from lookalike.reports.gallery import old_pages, write_gallery
+from lookalike.reports.gallery import old_pages
 from lookalike.reports.gallery_data import GalleryData, image_id, load
 from lookalike.tables.run_folder import RunFolder
+from lookalike.workflow.gallery import remake_gallery
+from lookalike.workflow.run_state import check_finished
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +85,10 @@ def open_site(run: Path) -> Site:
         When the folder is no finished run.
     """
     folder = RunFolder(run)
+    check_finished(folder)
     data = load(folder)
     if not folder.gallery.exists():
-        write_gallery(folder)
+        remake_gallery(run)
     pages = [folder.gallery, *old_pages(folder)]
     tables = [folder.mined, folder.reviewed, folder.pairs]
     files = [*pages, folder.report, folder.summary, folder.record, *tables, *sorted(folder.plots.glob("*.png"))]

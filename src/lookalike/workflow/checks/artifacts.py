@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from lookalike.tables.run_folder import RunFolder, RunRecord, file_record
@@ -31,29 +32,42 @@ def check_contract_files(folder: RunFolder) -> Iterator[Finding]:
         yield from check_file(path, folder)
 
 
-def check_own_files(folder: RunFolder, linked: tuple[str, ...]) -> Iterator[Finding]:
+def check_own_files(folder: RunFolder, named: Iterable[str]) -> Iterator[Finding]:
     """Look for the files that a run of lookalike has: those of the contract, and the pictures.
 
     Parameters
     ----------
     folder:
         The run.
-    linked:
-        Names of files that the report shows or links to: it shows the plots that there was something to draw in.
+    named:
+        Names of files that the report shows or links to, and of those in the record: which plots there was something
+        to draw in, and how many pages the gallery has.
     """
     for path in (*contract_files(folder), folder.pairs, folder.log):
         yield from check_file(path, folder)
-    plots = {folder.plots / PurePosixPath(name).name for name in linked if _is_plot(name, folder)}
+    pictures = {folder.path / name for name in named if _is_picture(name, folder)}
     # A picture is no part of the result, so a missing one is a warning.
-    for path in (folder.gallery, *sorted(plots)):
+    for path in (folder.gallery, *sorted(pictures - {folder.gallery})):
         for found in check_file(path, folder):
-            how = f"lookalike gallery {folder.path}" if path == folder.gallery else "mine again with the same settings"
-            yield warning(found.rule, found.message, found.where, f"make it again: {how}")
+            yield warning(found.rule, found.message, found.where, _how_again(path, folder))
 
 
-def _is_plot(name: str, folder: RunFolder) -> bool:
-    """Whether the name of a file is that of a plot of this run."""
-    return PurePosixPath(name).parts[:-1] == (folder.plots.name,)
+def _is_picture(name: str, folder: RunFolder) -> bool:
+    """Whether the name of a file is that of a plot of this run, or of a page of its gallery."""
+    path = PurePosixPath(name)
+    page = path.suffix == folder.gallery.suffix and path.stem.startswith(folder.gallery.stem)
+    return "\0" not in name and (path.parts[:-1] == (folder.plots.name,) or (page and len(path.parts) == 1))
+
+
+def _how_again(path: Path, folder: RunFolder) -> str:
+    """What makes a file again that is not as the run, or a later command, left it."""
+    place = shlex.quote(str(folder.path))
+    if path == folder.reviewed:
+        return f"make it again: lookalike review {place} DECISIONS.CSV"
+    if _is_picture(path.relative_to(folder.path).as_posix(), folder):
+        again = "mine again with the same settings" if path.parent == folder.plots else f"lookalike gallery {place}"
+        return f"make it again: {again}"
+    return "if you changed it on purpose, keep the change in a file of another name; otherwise mine again"
 
 
 def check_file(path: Path, folder: RunFolder) -> Iterator[Finding]:
@@ -103,15 +117,18 @@ def check_digests(folder: RunFolder, record: RunRecord) -> Iterator[Finding]:
                 continue
             same = path.stat().st_size == recorded.bytes and file_record(path) == recorded
         except FileNotFoundError:
-            if path not in (*contract_files(folder), folder.pairs, folder.gallery):
+            if path == folder.reviewed:  # who takes a review back may remove it
+                hint = _how_again(path, folder)
+                yield warning(Rule.ARTIFACT, "is missing, and the record names it", name, hint)
+            elif path not in (*contract_files(folder), folder.pairs) and not _is_picture(name, folder):
                 yield error(Rule.ARTIFACT, "is missing, and the record names it", name, _hint(path))
             continue
         except OSError as problem:
             yield error(Rule.ARTIFACT, f"cannot be read: {problem.strerror}", name)
             continue
         if not same:
-            hint = "if you changed it on purpose, keep the change in a file of another name; otherwise mine again"
-            yield error(Rule.CHANGED, "was changed after the run: its bytes are not those in run.json", name, hint)
+            message = "was changed after the run: its bytes are not those in run.json"
+            yield error(Rule.CHANGED, message, name, _how_again(path, folder))
 
 
 def check_package(folder: RunFolder) -> Iterator[Finding]:
