@@ -329,6 +329,7 @@ class NearestNeighborsConfig:
     target_weight_column: str = setting(
         "", "a column of the targets with how much each counts in the scoring, from 0, like weakness; empty: all alike"
     )
+    exclude_path: str | None = same(UniqueNeighborMatchingConfig, "exclude_path")
     splits: int = same(ScoringConfig, "splits")
     background: int = same(ScoringConfig, "background")
     seed: int = same(ScoringConfig, "seed")

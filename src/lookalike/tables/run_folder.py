@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "mined_pairs.parquet"
 
     @property
+    def outcomes(self) -> Path:
+        """What became of every pool image."""
+        return self.path / "pool_outcomes.parquet"
+
+    @property
     def reviewed(self) -> Path:
         """The mined table less what a person dropped; written by `lookalike review`."""
         return self.path / "mined_reviewed.parquet"
@@ -196,6 +201,8 @@ class RunRecord:
         The fields of `reports.summary.MiningCounts`.
     certificate:
         How the neighbours were found and checked; `text` is the line of the summary.
+    selection:
+        How the scoring was chosen and what it took, where images were selected by score; else None.
     warnings:
         What changes the meaning of the result.
     seconds:
@@ -223,6 +230,7 @@ class RunRecord:
     versions: dict[str, str]
     machine: dict[str, Any]
     files: dict[str, FileRecord]
+    selection: dict[str, Any] | None = None
 
     def write(self, folder: RunFolder) -> None:
         """Write `run.json`, whole or not at all."""

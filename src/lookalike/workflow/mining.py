@@ -23,7 +23,7 @@ from lookalike.tables.pair_table import sibling, write_table
 from lookalike.workflow.by_distance import choose_by_distance
 from lookalike.workflow.by_score import choose_by_score, describe_choice
 from lookalike.workflow.comparable import compare_encoders
-from lookalike.workflow.exclusion import Barred
+from lookalike.workflow.exclusion import Barred, read_excluded
 from lookalike.workflow.floor import floor_files, write_floor
 from lookalike.workflow.pairing import Chosen
 
@@ -54,6 +54,8 @@ class MiningResult:
         How the neighbours were found and checked.
     warnings:
         What changes the meaning of the result; also in the summary.
+    excluded:
+        Per row of the pool, whether it was left out; None where none could be.
     scored:
         The selection by score, where it was one.
     """
@@ -65,6 +67,7 @@ class MiningResult:
     counts: MiningCounts
     certificate: Certificate
     warnings: tuple[str, ...]
+    excluded: npt.NDArray[np.bool_] | None = None
     scored: ScoredSelection | None = None
 
 
@@ -89,6 +92,7 @@ def mine(
     max_per_target: int = _Config.max_per_target,
     max_per_label: int = _Config.max_per_label,
     target_weight_column: str = _Config.target_weight_column,
+    exclude_path: str | None = _Config.exclude_path,
     splits: int = _Config.splits,
     background: int = _Config.background,
     seed: int = _Config.seed,
@@ -133,8 +137,8 @@ def mine(
         filter_by_label=str(filter_by_label), distance_threshold=distance_threshold, min_similarity=min_similarity,
         within_label=within_label, scoring=scoring, components=str(components), candidates=candidates, budget=budget,
         min_per_target=min_per_target, max_per_target=max_per_target, max_per_label=max_per_label,
-        target_weight_column=target_weight_column, splits=splits, background=background, seed=seed, device=device,
-        memory_limit=memory_limit,
+        target_weight_column=target_weight_column, exclude_path=exclude_path, splits=splits, background=background,
+        seed=seed, device=device, memory_limit=memory_limit,
     )  # fmt: skip
     return mine_with(settings, exclude_paths=exclude_paths)
 
@@ -165,6 +169,8 @@ def mine_with(
     target = read_embedding_table(settings.target_parquet, columns[0])
     source = EmbeddingStream(settings.source_parquet, columns[1])
     source.check_filepaths()
+    if settings.exclude_path:
+        exclude_paths = [*exclude_paths, *read_excluded(settings.exclude_path, "filepath")]
     excluded = _excluded(source, exclude_paths)
     left = source.rows - (0 if excluded is None else int(excluded.sum()))
     warnings = [*compare_encoders(target, source, columns), *_setting_warnings(settings, target, source, left)]
@@ -174,7 +180,7 @@ def mine_with(
     warnings += chosen.warnings
     for warning in warnings:
         log.warning(warning)
-    return _write(output, settings, chosen, (*notes, *warnings))
+    return _write(output, settings, chosen, excluded, (*notes, *warnings))
 
 
 def _beside(output: Path) -> tuple[Path, Path]:
@@ -212,7 +218,13 @@ def _setting_warnings(
                 yield f"filter_by_label is on, but the {side} table {name} has no column 'label': not filtered"
 
 
-def _write(output: Path, settings: NearestNeighborsConfig, chosen: Chosen, warnings: tuple[str, ...]) -> MiningResult:
+def _write(
+    output: Path,
+    settings: NearestNeighborsConfig,
+    chosen: Chosen,
+    excluded: npt.NDArray[np.bool_] | None,
+    warnings: tuple[str, ...],
+) -> MiningResult:
     """Write the pair table, the summary and, last, the mined table."""
     mined = chosen.files(Outcome.KEPT)
     summary = mining_summary(
@@ -227,5 +239,5 @@ def _write(output: Path, settings: NearestNeighborsConfig, chosen: Chosen, warni
         write_floor(output, chosen.files(Outcome.KEPT, Outcome.UNDER_SIMILARITY), mined, settings.min_similarity)
     write_table(mined, output)
     return MiningResult(
-        output, pairs_path, summary_path, summary, chosen.counts, chosen.certificate, warnings, chosen.scored
+        output, pairs_path, summary_path, summary, chosen.counts, chosen.certificate, warnings, excluded, chosen.scored
     )

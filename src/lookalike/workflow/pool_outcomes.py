@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
     ]
 )
 
+
 @dataclass(frozen=True)
 class Fates:
     """What is known of the pool images.

@@ -17,16 +17,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from lookalike.config.schemas import RunConfig
 from lookalike.embedding.images import embed_with
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ConfigError
 from lookalike.reports.summary import MiningCounts
 from lookalike.tables.embedding_copy import place_embedding_table
+from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_record, update_record
-from lookalike.workflow.mining import mine_with
+from lookalike.workflow.mining import MiningResult, mine_with
 from lookalike.workflow.packaging import package_run
+from lookalike.workflow.pool_outcomes import Fates, write_pool_outcomes
 from lookalike.workflow.run_checks import check_room, check_settings, check_sides, load
 from lookalike.workflow.run_files import (
     Done,
@@ -98,6 +102,17 @@ def run(
     distance_threshold: float = _Config.distance_threshold,
     min_similarity: float = _Config.min_similarity,
     within_label: bool = _Config.within_label,
+    scoring: str = _Config.scoring,
+    components: str = _Config.components,
+    candidates: int = _Config.candidates,
+    budget: float = _Config.budget,
+    min_per_target: int = _Config.min_per_target,
+    max_per_target: int = _Config.max_per_target,
+    max_per_label: int = _Config.max_per_label,
+    target_weight_column: str = _Config.target_weight_column,
+    splits: int = _Config.splits,
+    background: int = _Config.background,
+    seed: int = _Config.seed,
     images_root: str = _Config.images_root,
     light: str = _Config.light,
     image_ext: str = _Config.image_ext,
@@ -153,18 +168,7 @@ def run(
     ImagesFailed
         When no image of a side could be embedded.
     """
-    config = _configured(
-        targets, pool,
-        out=out, run_dir=run_dir, model=model, model_path=model_path, topn=topn, knn_metric=knn_metric,
-        filter_by_label=filter_by_label, distance_threshold=distance_threshold, min_similarity=min_similarity,
-        within_label=within_label, images_root=images_root, light=light, image_ext=image_ext,
-        gallery_all=gallery_all, device=device, batch_size=batch_size, model_config_path=model_config_path,
-        architecture=architecture, precision=precision, runtime=runtime, decoder=decoder, on_error=on_error,
-        exif=exif, bit_depth=bit_depth, max_pixels=max_pixels, max_bytes=max_bytes, shard_rows=shard_rows,
-        root=root, retries=retries, time_limit=time_limit, cache_dir=cache_dir, cache_bytes=cache_bytes,
-        verify=verify, reuse=reuse, embedding_dtype=embedding_dtype, search_device=search_device,
-        memory_limit=memory_limit, target_vectors=target_vectors, pool_vectors=pool_vectors,
-    )  # fmt: skip
+    config = _configured(**locals())  # the parameters, by the names that the settings have
     with RunLog() as run_log:
         steps = Steps()
         sides, encoder = _prepare(config, (targets, pool), steps)
@@ -189,6 +193,7 @@ def _configured(targets: Any, pool: Any, **settings: Any) -> RunConfig:
     return replace(
         config,
         out=str(config.out),
+        components=str(config.components),
         run_dir=str(config.run_dir),
         filter_by_label=str(config.filter_by_label),
         reuse=str(config.reuse),
@@ -355,12 +360,21 @@ def _work(job: _Run, sides: tuple[Side, Side]) -> RunResult:
         notes += [f"{side.name}: {warning}" for warning in job.state.warnings.get(side.name, ())]
     with steps.step("mine"):
         mined = mine_with(config.mining(*map(str, (folder.pool, folder.targets, folder.mined))), notes)
+        _write_outcomes(folder, mined)
     write_specs(folder, config, *sides, job.state.cwd)
     write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds))
     plots, gallery = _draw(job)
     record, report = _report(job, (*plots, *gallery))
     forget_state(folder)
     return RunResult(folder, record, mined.counts, mined.warnings, plots, gallery, report)
+
+
+def _write_outcomes(folder: RunFolder, mined: MiningResult) -> None:
+    """Write what became of every pool image."""
+    source = EmbeddingStream(str(folder.pool), "embedding")
+    targets = EmbeddingStream(str(folder.targets), "embedding").read_scalars().column("filepath").combine_chunks()
+    pairs = pq.read_table(mined.pairs_path)
+    write_pool_outcomes(folder.outcomes, source, Fates(pairs, targets, mined.excluded, scored=mined.scored))
 
 
 def _embed(job: _Run, side: Side) -> InputRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from lookalike.config.compose import Schema, spec_text
 from lookalike.config.schemas import MISSING, ImageEmbeddingsConfig, RunConfig
 from lookalike.embedding.images import EmbeddingResult
 from lookalike.encoders.identity import EncoderIdentity
+from lookalike.selection.result import ScoredSelection
 from lookalike.tables.atomic import atomic_path
 from lookalike.tables.run_folder import FileRecord, InputRecord, RunFolder, RunRecord, file_record
 from lookalike.workflow.mining import MiningResult
@@ -128,9 +130,35 @@ def write_record(folder: RunFolder, done: Done) -> RunRecord:
         versions=dict(_versions()),
         machine=_machine(done.inputs),
         files=dict(_files(folder)),
+        selection=None if done.mined.scored is None else selection_record(done.mined.scored),
     )
     record.write(folder)
     return record
+
+
+def selection_record(selection: ScoredSelection) -> dict[str, Any]:
+    """How images were selected by score, as `run.json` holds it; a number that is none becomes null."""
+    choice = selection.choice
+    return {
+        "scoring": choice.option.scoring,
+        "components": choice.option.components,
+        "reason": choice.reason,
+        "tried": [
+            {
+                "scoring": one.option.scoring, "components": one.option.components, "rank": one.rank,
+                "log_rank": one.log_rank, "spread": one.spread, "found": one.found, "among": one.among,
+            }
+            for one in choice.tried
+        ],
+        "budget": selection.budget,
+        "served": int(selection.served.sum()),
+        "targets": len(selection.own),
+        "cutoff": None if math.isnan(selection.cutoff) else selection.cutoff,
+        "background": selection.background,
+        "exact_background": selection.exact_background,
+        "seed": selection.seed,
+        "seconds": {step: round(seconds, 3) for step, seconds in selection.seconds.items()},
+    }  # fmt: skip
 
 
 def command_of(config: RunConfig) -> list[str]:
