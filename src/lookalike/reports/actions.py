@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
+from lookalike.config.schemas import NearestNeighborsConfig, RunConfig
 from lookalike.reports.facts import UNRELATED, Facts
 from lookalike.reports.findings import Room, why_empty, why_exhausted, why_noop
 from lookalike.reports.markdown import code, command, count, number
 from lookalike.selection.filters import Outcome
+
+#: Settings of a run that a search again keeps, where they are not at the search's defaults.
+_CARRIED = frozenset(f.name for f in fields(RunConfig)) & frozenset(f.name for f in fields(NearestNeighborsConfig)) - {
+    "topn", "knn_metric", "device", "memory_limit",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ def _search(facts: Facts, **changed: str) -> str:
         "topn": str(facts.setting("topn")),
         "knn_metric": facts.metric,
     }
-    for name in ("filter_by_label", "distance_threshold", "within_label"):
-        if facts.setting(name) != facts.defaults[name]:
+    for name, default in facts.defaults.items():
+        if name in _CARRIED and facts.setting(name) != default:
             words[name] = str(facts.setting(name)).lower()
     words |= changed
     if changed.get("within_label") == "false":

@@ -96,7 +96,8 @@ def read_pairs(folder: RunFolder) -> Pairs:
             there = [name for name in columns if name in reader.schema_arrow.names]
             for batch in reader.iter_batches(_READ_ROWS, columns=there):
                 for name, kind in _NUMBERS.items():
-                    parts[name].append(batch[name].to_numpy(zero_copy_only=False).astype(kind))
+                    column = batch[name].fill_null(0) if name == "rank" else batch[name]
+                    parts[name].append(column.to_numpy(zero_copy_only=False).astype(kind))
                 if "score" in there:
                     parts["score"].append(batch["score"].cast(pa.float32()).to_numpy(zero_copy_only=False))
                 parts["codes"].append(_codes(batch["outcome"], known))

@@ -72,7 +72,7 @@ def _draw_distances(facts: Facts, pairs: Pairs, path: Path) -> tuple[Figure, Plo
         return None
     figure = drawing.figure(8.4, 4.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
-    ranks = np.unique(pairs.rank)
+    ranks = np.unique(pairs.rank[pairs.rank > 0])  # an image beyond a target's neighbours has none
     table = np.array([np.percentile(pairs.distance[pairs.rank == rank], _QUANTILES) for rank in ranks])
     (_draw_ranks if len(ranks) <= _MOST_RANKS else _draw_band)(left, ranks, table)
     left.set_title("Distances by rank of the neighbour")

@@ -15,6 +15,7 @@ from lookalike.reports.actions import recommend
 from lookalike.reports.captions import plot_captions
 from lookalike.reports.facts import Facts, LabelFacts, Side, gather
 from lookalike.reports.findings import Room, dropped, find, headline, kept_share, why_noop
+from lookalike.reports.selection_text import held_out_table, selection_words
 from lookalike.tables.atomic import atomic_path
 from lookalike.tables.run_folder import RunFolder
 
@@ -102,6 +103,8 @@ def render(facts: Facts, room: Room) -> str:
         "outcomes": dropped(facts),
         "noop": _noop(facts),
         "certificate": _certificate(facts),
+        "selection": selection_words(record.selection, facts.mined) if record.selection else "",
+        "held_out": held_out_table(record.selection, room.items) if record.selection else "",
         "times": ", ".join(
             f"{markdown.plain(step, 40)} {seconds:.1f} s" for step, seconds in list(record.seconds.items())[:8]
         ),
@@ -228,7 +231,10 @@ def _counts(facts: Facts) -> str:
     further = [
         (markdown.plain(key.replace("_", " "), 40), number)
         for key, number in counts.items()
-        if key not in names and number is not None
+        if key not in names and isinstance(number, int)
+    ]
+    further += [
+        (f"Dropped by {markdown.plain(rule, 40)}", number) for rule, number in counts.get("dropped", {}).items()
     ]
     return markdown.table(("count", "number"), [*known, *further[:10]], "lr")
 

@@ -223,7 +223,7 @@ class RunRecord:
     model_path: str
     targets: InputRecord
     pool: InputRecord
-    counts: dict[str, int | None]
+    counts: dict[str, Any]
     certificate: dict[str, Any]
     warnings: list[str]
     seconds: dict[str, float]

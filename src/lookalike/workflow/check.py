@@ -12,7 +12,7 @@ from lookalike.tables.run_folder import RunFolder, RunRecord, read_record
 from lookalike.workflow.checks import artifacts, specs
 from lookalike.workflow.checks.finding import Finding, Rule, error, some, warning
 from lookalike.workflow.checks.report import check_report, linked_files, read_report
-from lookalike.workflow.checks.summary import Summary, check_sums, read_summary
+from lookalike.workflow.checks.summary import Summary, check_sums, dropped_by, read_summary
 
 if TYPE_CHECKING:
     from lookalike.workflow.checks.pairs import Pairs
@@ -136,6 +136,9 @@ def _wrong_fields(record: RunRecord) -> list[str]:
     wrong = [name for name in ("settings", "counts", "certificate") if not isinstance(getattr(record, name), dict)]
     listed = isinstance(record.warnings, list) and all(isinstance(text, str) for text in record.warnings)
     wrong += [] if listed else ["warnings"]
+    wrong += (
+        [] if isinstance(record.counts, dict) and isinstance(record.counts.get("dropped", {}), dict) else ["counts"]
+    )
     wrong += [name for name in ("model", "model_path") if not isinstance(getattr(record, name), str)]
     for name, side in sides.items():
         wrong += [f"{name}.{field}" for field in ("rows", "embedded") if not isinstance(getattr(side, field), int)]
@@ -173,6 +176,13 @@ def _check_contents(folder: RunFolder, record: RunRecord | None, summary: Summar
     return findings
 
 
+def _recorded(record: RunRecord) -> dict[str, Any]:
+    """The counts of the record, with those of further rules among them."""
+    counts = dict(record.counts)
+    dropped = counts.pop("dropped", {})
+    return {**counts, **{dropped_by(rule): number for rule, number in dropped.items()}}
+
+
 def _check_counts(
     record: RunRecord | None, summary: Summary | None, shapes: Shapes, pairs: Pairs | None
 ) -> Iterator[Finding]:
@@ -186,7 +196,7 @@ def _check_counts(
         tables["unique"] = shapes.mined.rows
     sources: dict[str, dict[str, Any]] = {
         "mining_summary.txt": summary.counts() if summary else {},
-        "run.json": dict(record.counts) if record else {},
+        "run.json": _recorded(record) if record else {},
         "the tables": tables,
     }
     for name in (
@@ -198,6 +208,7 @@ def _check_counts(
         "duplicates",
         "under_similarity",
         "unique",
+        *sorted({name for numbers in sources.values() for name in numbers if name.startswith(DROPPED_BY)}),
     ):
         said = {source: numbers[name] for source, numbers in sources.items() if name in numbers}
         # A filter that did not run is None in the record and the summary, and no outcome in the pair table.

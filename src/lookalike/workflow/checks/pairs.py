@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.selection.filters import OUTCOMES, Outcome
+from lookalike.workflow.by_score import RULES
 from lookalike.workflow.checks.finding import Finding, Rule, error, some
+from lookalike.workflow.checks.summary import dropped_by
 from lookalike.workflow.checks.tables import Shape, Shapes
 
 #: Rows of an embedding table whose paths are in memory at a time.
@@ -59,6 +61,7 @@ class Pairs:
             "duplicates": Outcome.DUPLICATE,
             "unique": Outcome.KEPT,
         }
+        names |= {dropped_by(rule): outcome for outcome, rule in RULES.items()}
         return {"pairs": self.table.num_rows, **{name: found.get(outcome, 0) for name, outcome in names.items()}}
 
 
@@ -131,6 +134,10 @@ def _check_order(pairs: Pairs, name: str, settings: dict[str, Any]) -> Iterator[
     metric = settings.get("knn_metric", settings.get("metric"))
     if metric == "cosine" and (distances > _LARGEST_COSINE).any():
         yield error(Rule.ORDER, "has cosine distances over 2, the largest that there is", name, _AGAIN)
+    ranked = np.isfinite(ranks)  # an image beyond a target's neighbours has no rank
+    targets, ranks, distances = targets[ranked], ranks[ranked], distances[ranked]
+    if not len(ranks):
+        return
     order = np.lexsort((ranks, targets))
     targets, ranks, distances = targets[order], ranks[order], distances[order]
     begins = np.r_[True, targets[1:] != targets[:-1]]

@@ -25,6 +25,8 @@ _OLD_STEP = re.compile(r"^\s*Label filtering: kept (\d+)/(\d+) pairs, dropped (\
 #: The cosine floor acts on mined images, after duplicates.
 _FLOOR = re.compile(r"^\s*After (similarity) filtering: kept (\d+)/(\d+) items, dropped (\d+)", re.MULTILINE)
 _LABELS = "label mismatch"
+#: How the numbers of further rules begin.
+DROPPED_BY = "dropped by "
 #: Letters that are read: warnings can make a summary long, but not longer than this.
 _MOST = 1 << 20
 
@@ -52,7 +54,13 @@ class Summary:
         dropped = {step.name: step.dropped for step in self.steps}
         filters = {"label_mismatches": dropped.get(_LABELS), "over_distance": dropped.get("distance")}
         floor = {"under_similarity": self.floor.dropped if self.floor else None}
-        return {**self.numbers, **filters, **floor}
+        further = {dropped_by(name): number for name, number in dropped.items() if name not in (_LABELS, "distance")}
+        return {**self.numbers, **filters, **floor, **further}
+
+
+def dropped_by(rule: str) -> str:
+    """The name of the number of pairs that a further rule dropped."""
+    return DROPPED_BY + rule
 
 
 def read_summary(path: Path) -> tuple[Summary | None, list[Finding]]:
