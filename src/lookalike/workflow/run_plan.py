@@ -115,7 +115,7 @@ def _estimate(
 ) -> str:
     """The time of embedding, from a trial of a few images on the first device."""
     if not left:
-        return f"about {_shown(loading)}, to load the model: all vectors are in the cache"
+        return "a moment: all vectors are in the cache, so no image is embedded; search, plots and gallery come on top"
     largest = max(images, key=lambda side: side.rows)
     rate = _rate(config, encoder, largest, _WARM)
     if rate:
