@@ -37,7 +37,9 @@ def main() -> None:
     )
     memory.add_arguments(commands.add_parser("memory", help="peak memory of embed_images by the size of the pool"))
     peak.add_arguments(commands.add_parser("peak", help="what the processor can do at most"))
-    gallery.add_arguments(commands.add_parser("gallery", help="the gallery: size, seconds to write, to interactive"))
+    gallery.add_arguments(
+        commands.add_parser("gallery", help="the gallery: time from the command, size, to interactive")
+    )
     arguments = parser.parse_args()
     arguments.run(arguments)
 

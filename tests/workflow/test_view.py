@@ -1,9 +1,12 @@
 """`lookalike view`: real HTTP on a free port; only this run's files and images, only for this machine."""
 
+import base64
+import hashlib
 import http.client
 import re
 import signal
 import time
+from typing import NamedTuple
 
 import pytest
 
@@ -28,17 +31,28 @@ def run(tmp_path):
 
 @pytest.fixture
 def served(run, start_command, tmp_path):
-    """The process and its port."""
+    """The process, and where it listens."""
     write_gallery(run)
     process = start_command("lookalike", "view", run.path, "--no-browser", "--port", "0", cwd=tmp_path)
-    address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/gallery\.html\n", process.stdout.readline())
+    address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/gallery\.html\?token=([\w-]{32})\n", process.stdout.readline())
     assert address, process.stderr.read()
-    return process, int(address[1])
+    return process, Server(int(address[1]), address[2])
 
 
-def ask(port, path, method="GET", **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request(method, path, headers=headers)
+class Server(NamedTuple):
+    port: int
+    token: str
+
+    @property
+    def cookie(self):
+        return f"lookalike-{self.port}={self.token}"
+
+
+def ask(server, path, method="GET", **headers):
+    """Ask as the browser does that opened the printed address; a header of None is left out."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    headers = {"Cookie": server.cookie, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    connection.request(method, path, headers={name: value for name, value in headers.items() if value is not None})
     answer = connection.getresponse()
     body = answer.read()
     connection.close()
@@ -46,16 +60,16 @@ def ask(port, path, method="GET", **headers):
 
 
 def test_it_serves_the_run_and_nothing_else(served, run, tmp_path):
-    _, port = served
-    assert ask(port, "/")[1]["Location"] == "/gallery.html"
-    status, headers, body = ask(port, "/gallery.html")
+    _, server = served
+    assert ask(server, "/")[1]["Location"] == "/gallery.html"
+    status, headers, body = ask(server, "/gallery.html")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert body == run.gallery.read_bytes()
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert ask(port, "/mining_summary.txt")[2] == run.summary.read_bytes()
-    assert ask(port, "/gallery.html", "HEAD")[2] == b""
+    assert ask(server, "/mining_summary.txt")[2] == run.summary.read_bytes()
+    assert ask(server, "/gallery.html", "HEAD")[2] == b""
     image = tmp_path / "images" / "pool_000.png"
-    status, headers, body = ask(port, f"/image/{image_id(str(image))}")
+    status, headers, body = ask(server, f"/image/{image_id(str(image))}")
     assert (status, headers["Content-Type"], body) == (200, "image/png", image.read_bytes())
     outside = tmp_path / "images" / "not_in_the_run.png"
     for path in (
@@ -64,32 +78,87 @@ def test_it_serves_the_run_and_nothing_else(served, run, tmp_path):
         "/..%2fimages%2fpool_000.png", "/etc/passwd", "//etc/passwd", "/claude_session.jsonl", "/run.log", "/plots/",
         "/plots", "/gallery.html/..", "/.", "/target_embeddings.parquet",
     ):  # fmt: skip
-        status, _, body = ask(port, path)
+        status, _, body = ask(server, path)
         assert status == 404, path
         assert SECRET.encode() not in body
-    assert ask(port, "/gallery.html", "POST")[0] == 501
+    assert ask(server, "/gallery.html", "POST")[0] == 501
 
 
 def test_a_file_that_is_no_image_is_not_sent(served, tmp_path):
-    _, port = served
-    status, headers, body = ask(port, f"/image/{image_id(str(tmp_path / 'passwords.png'))}")
+    _, server = served
+    status, headers, body = ask(server, f"/image/{image_id(str(tmp_path / 'passwords.png'))}")
     assert status == 415
     assert headers["Content-Type"].startswith("text/plain")
     assert SECRET.encode() not in body
 
 
 def test_an_image_that_is_gone_is_not_found(served, tmp_path):
-    _, port = served
+    _, server = served
     path = tmp_path / "images" / "pool_001.png"
     path.unlink()
-    assert ask(port, f"/image/{image_id(str(path))}")[0] == 404
+    assert ask(server, f"/image/{image_id(str(path))}")[0] == 404
 
 
 def test_it_answers_only_to_its_own_name(served):
-    _, port = served
-    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port + 1}"):
-        assert ask(port, "/gallery.html", Host=host)[0] == 403
-    assert ask(port, "/gallery.html", Host=f"localhost:{port}")[0] == 200
+    _, server = served
+    for host in ("evil.example", f"evil.example:{server.port}", "127.0.0.1", f"127.0.0.1:{server.port + 1}"):
+        assert ask(server, "/gallery.html", Host=host)[0] == 403
+        assert ask(server, f"/gallery.html?token={server.token}", Host=host)[0] == 403
+    assert ask(server, "/gallery.html", Host=f"localhost:{server.port}")[0] == 200
+
+
+def test_nobody_comes_in_without_the_token(served, run, tmp_path):
+    _, server = served
+    image = f"/image/{image_id(str(tmp_path / 'images' / 'pool_000.png'))}"
+    other = "x" * len(server.token)
+    for path in ("/", "/gallery.html", "/run.json", "/mined.parquet", image, "/nothing"):
+        for query in ("", "?token=", f"?token={other}", f"?token={server.token[:-1]}", "?token=%C3%A9"):
+            for cookie in (None, f"lookalike-{server.port}={other}", f"lookalike={server.token}", "=;;\x00", "é=1"):
+                status, headers, body = ask(server, path + query, Cookie=cookie)
+                assert (status, headers["Set-Cookie"]) == (403, None)
+                assert b"lookalike view" in body
+                assert server.token.encode() not in body
+
+
+def test_the_token_becomes_a_cookie_and_leaves_the_address(served, run):
+    _, server = served
+    status, headers, _ = ask(server, f"/gallery.html?token={server.token}", Cookie=None)
+    assert (status, headers["Location"]) == (302, "/gallery.html")
+    cookie, *rules = headers["Set-Cookie"].split("; ")
+    assert cookie == server.cookie
+    assert set(rules) == {"Path=/", "HttpOnly", "SameSite=Lax"}
+    assert ask(server, "/gallery.html", Cookie=f"other=1; {cookie}")[2] == run.gallery.read_bytes()
+    assert ask(server, f"//evil.example/?token={server.token}")[1]["Location"] == "/evil.example/"
+
+
+def test_a_page_of_another_site_gets_nothing_even_with_the_cookie(served):
+    _, server = served
+    own = f"http://127.0.0.1:{server.port}"
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", own.replace("127.0.0.1", "localhost")):
+        assert ask(server, "/gallery.html", Origin=origin)[0] == 403
+    for site in ("cross-site", "same-site"):  # the second one: another port of this machine
+        assert ask(server, "/run.json", Sec_Fetch_Site=site, Sec_Fetch_Mode="no-cors")[0] == 403
+        assert ask(server, "/gallery.html", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate")[0] == 200
+    assert ask(server, "/gallery.html", Origin=own, Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors")[0] == 200
+
+
+def test_every_answer_has_a_policy(served, run, tmp_path):
+    _, server = served
+    image = f"/image/{image_id(str(tmp_path / 'images' / 'pool_000.png'))}"
+    for path in (image, "/run.json", "/mining_summary.txt", "/nothing"):
+        policy = ask(server, path)[1]["Content-Security-Policy"]
+        assert policy == "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'"
+    policy = ask(server, "/gallery.html")[1]["Content-Security-Policy"]
+    scripts = re.findall(r"<script>(.*?)</script>", run.gallery.read_text(encoding="utf-8"), re.DOTALL)
+    allowed = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert policy.startswith("default-src 'none'; img-src data: 'self'; ")
+    assert "script-src " + " ".join(f"'sha256-{digest}'" for digest in allowed) + ";" in policy
+    assert policy.endswith("form-action 'none'; frame-ancestors 'none'")
+    assert "unsafe" not in policy
+    run.gallery.write_text(
+        '<meta http-equiv="Content-Security-Policy" content="script-src *"><script>alert(1)</script>'
+    )
+    assert "sandbox" in ask(server, "/gallery.html")[1]["Content-Security-Policy"], "a page that is not ours"
 
 
 def test_it_opens_the_browser(run, start_command, tmp_path):
@@ -110,8 +179,8 @@ def test_it_opens_the_browser(run, start_command, tmp_path):
 
 
 def test_ctrl_c_ends_it_well(served):
-    process, port = served
-    assert ask(port, "/gallery.html")[0] == 200
+    process, server = served
+    assert ask(server, "/gallery.html")[0] == 200
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert "Stopped. Your decisions stay in the browser." in process.stderr.read()

@@ -27,6 +27,9 @@ from lookalike.embedding.cache_database import (
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.errors import ConfigError, TableError
 
+#: Ends the name of a file in which `remembered` keeps what a model is.
+MEMORY_SUFFIX = ".encoder.json"
+
 
 @dataclass(frozen=True)
 class CacheInfo:
@@ -104,7 +107,7 @@ def prune(folder: Path, *, max_bytes: int | None = None, older_than_days: int | 
 
 
 def clear(folder: Path) -> int:
-    """Delete the databases of a cache folder, and nothing else in it; returns the bytes that were freed.
+    """Delete the databases of a cache folder and the remembered models, and nothing else; returns the bytes freed.
 
     Raises
     ------
@@ -115,6 +118,8 @@ def clear(folder: Path) -> int:
         freed = folder_bytes(folder) if there else 0
         for path in _databases(folder):
             unlink(path)
+        for path in folder.glob(f"*{MEMORY_SUFFIX}"):
+            path.unlink(missing_ok=True)
         return freed
 
 

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.card import check_card
 from lookalike.embedding.engine import Shard, Stages
-from lookalike.embedding.loop import Counts, Work, open_encoder, open_sources, refuse_bad_image, run_loop
+from lookalike.embedding.loop import Counts, Work, open_sources, refuse_bad_image, run_loop
+from lookalike.embedding.remembered import open_encoder
 from lookalike.embedding.retry import count_quarantined
 from lookalike.embedding.reuse import EarlierTable, Source
 from lookalike.embedding.shards import Plan, Workplace, digest_of
@@ -155,11 +156,12 @@ def embed_images(
     for written in (output, sibling(output, "_quarantine")):
         check_output(written, inputs=(*given, *((settings.reuse,) if settings.reuse else ())))
     table = read_image_table(input_parquet)
-    return _embed_table(table, open_encoder(settings, devices[0]), devices, settings, sources)
+    encoder = open_encoder(settings, devices[0], [Filepaths(table)])
+    return _embed_table(table, encoder, devices, settings, sources)
 
 
 def check_embedding(settings: ImageEmbeddingsConfig) -> tuple[list[str], list[Source]]:
-    """Refuse settings that cannot be right, before an image table is read; loads torch, but no model.
+    """Refuse settings that cannot be right, before an image table is read; loads no model (torch, to find a GPU).
 
     Returns
     -------

@@ -76,7 +76,7 @@ def open_sources(settings: ImageEmbeddingsConfig) -> list[Source]:
     return sources
 
 
-def open_encoder(settings: ImageEmbeddingsConfig, device: str) -> Encoder:
+def load_model(settings: ImageEmbeddingsConfig, device: str) -> Encoder:
     """Load the encoder for one device, with the decoder of the run in its identity."""
     family = check_model(settings.model, settings.model_path, settings.model_config_path, settings.architecture)
     request = LoadRequest(
@@ -105,7 +105,7 @@ def run_loop(
     work:
         What to do.
     encoder:
-        From `open_encoder`.
+        From `load_model` or `remembered.open_encoder`.
     workplace:
         Where shards are committed.
     spans:

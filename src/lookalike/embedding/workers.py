@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from lookalike.embedding.engine import Stages
-from lookalike.embedding.loop import Counts, Work, open_encoder, open_sources, run_loop
+from lookalike.embedding.loop import Counts, Work, load_model, open_sources, run_loop
 from lookalike.embedding.shards import Plan, Workplace
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ConfigError, ImagesFailed, LookalikeError
@@ -199,7 +199,7 @@ def _work_off(task: _Task, on_progress: Callable[[int], None]) -> Counts:
     work = replace(task.work, sources=open_sources(settings))
     for source in work.sources:
         source.table.build_index()
-    encoder = open_encoder(settings, task.device)
+    encoder = load_model(settings, task.device)
     _check_same(encoder, task)
     # Not entered: the lock is held by the process that waits.
     workplace = Workplace(Path(settings.output_parquet), task.plan, filepaths, settings.shard_rows)

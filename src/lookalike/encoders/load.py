@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import difflib
+import functools
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,12 +82,14 @@ def choose_devices(wanted: str, runtime: str) -> list[str]:
     """
     if runtime == "openvino":
         return ["cpu"]
-    import torch
-
     # Streams that share a queue wait for each other. With CUDA's default of 8, decoding falls from 10,000 images/s to
     # 400 while a model's CUDA graph runs on an H100; 32 is the most. CUDA reads it once, when it begins.
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized():
         os.environ.setdefault(_QUEUES, "32")
+    if wanted == "cpu" or (wanted == "auto" and has_no_gpu()):
+        return ["cpu"]  # without loading torch, which takes seconds
+    import torch
+
     chosen = [choose_device(name.strip()) for name in wanted.split(",")]
     if wanted == "auto" and chosen[0].type == "cuda":
         chosen = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
@@ -93,6 +98,22 @@ def choose_devices(wanted: str, runtime: str) -> list[str]:
             f"device={wanted!r} mixes kinds of devices, whose vectors differ by rounding", hint="name one kind"
         )
     return list(map(str, chosen))
+
+
+@functools.cache
+def has_no_gpu() -> bool:
+    """Whether it is certain, without loading torch, that `device=auto` is the CPU.
+
+    That is so on a Linux machine without NVIDIA's driver library, which torch does not bring, and without the device
+    file of AMD's driver. Elsewhere torch has to be asked.
+    """
+    if sys.platform != "linux" or Path("/dev/kfd").exists():
+        return False
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return True
+    return False
 
 
 def load_encoder(family: str, request: LoadRequest) -> Encoder:

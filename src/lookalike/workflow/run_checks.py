@@ -11,13 +11,14 @@ import numpy as np
 
 from lookalike.config.schemas import RunConfig
 from lookalike.embedding.images import check_embedding
-from lookalike.embedding.loop import open_encoder
+from lookalike.embedding.remembered import open_encoder
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.encoders.load import check_model
 from lookalike.errors import ConfigError, TableError, VectorError
 from lookalike.images.locate import check_root
 from lookalike.neighbors import devices
+from lookalike.tables.image_table import Filepaths
 from lookalike.workflow.comparable import compare_identities
 from lookalike.workflow.run_inputs import Side, check_files
 
@@ -33,7 +34,7 @@ def check_settings(config: RunConfig) -> None:
 
 
 def check_sides(config: RunConfig, sides: Sequence[Side]) -> None:
-    """Refuse inputs that cannot be embedded or compared with these settings; loads torch last, and no model."""
+    """Refuse inputs that cannot be embedded or compared with these settings; loads no model."""
     images = [side for side in sides if not side.is_ready]
     if images:
         check_model(config.model, config.model_path, config.model_config_path, config.architecture)
@@ -69,7 +70,8 @@ def load(config: RunConfig, sides: Sequence[Side]) -> Encoder | None:
         return None
     settings = config.embedding("", "")
     places, sources = check_embedding(settings)
-    encoder = open_encoder(settings, places[0])
+    paths = [Filepaths(side.table) for side in sides if side.table is not None]
+    encoder = open_encoder(settings, places[0], paths)
     for source in sources:
         list(source.table.check(encoder.identity, settings.embedding_dtype))
     for side in sides:

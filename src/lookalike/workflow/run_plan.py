@@ -151,7 +151,7 @@ def _estimate(
     `left` is how many images are to be embedded; where that is not exact, some of them may be known already.
     """
     if not left:
-        return f"about {_shown(loading)}, to load the model: all vectors are in the cache"
+        return "a moment: all vectors are in the cache, so no image is embedded; search, plots and gallery come on top"
     largest = max(images, key=lambda side: side.rows)
     rate = _rate(config, encoder, largest, _WARM)
     if rate:

@@ -1,20 +1,28 @@
 """`view`: the gallery and the full images of one run, for a browser on this machine only.
 
 The server knows a closed list of addresses: a few files of the run by name, and the images of its pair table by an
-identity that says nothing about their paths. It listens on the loopback address, answers only requests that name it
-as their host (a page elsewhere on the web can make a browser send requests here under another name), and reads
-nothing but GET and HEAD.
+identity that says nothing about their paths. It listens on the loopback address and reads nothing but GET and HEAD.
+
+Who may ask: the browser that opened the printed address. That holds a random token, which is turned into a cookie; a
+request without it is refused, so that neither another user or program of this machine nor a page of the web sees
+anything. A page of the web could make this browser ask, with the cookie: so a request that names another host (DNS
+rebinding), comes from another origin, or is made by another site's page is refused, too, and no page may frame these.
 """
 
 from __future__ import annotations
 
+import hmac
+import html
+import http.cookies
 import http.server
 import logging
 import os
+import re
+import secrets
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from lookalike.errors import ConfigError, MissingDependency
 from lookalike.images.decode import media_type
@@ -48,6 +56,13 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-cache",
 }
+#: What a page without a policy of its own, or anything that is no page, may do in the browser: be shown.
+_CLOSED = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+#: The policy of a gallery, as its head has it.
+_POLICY = re.compile(rb'<meta http-equiv="Content-Security-Policy" content="([^"]*)">')
+_HEAD_BYTES = 4096
+#: What a browser says of a request that a page of another address made; an open link is no such request.
+_FOREIGN = frozenset({"cross-site", "same-site"})
 #: Answers to what becomes of an image that cannot be sent; the rest is forbidden.
 _STATUS = {Reason.MISSING: HTTPStatus.NOT_FOUND, Reason.NOT_AN_IMAGE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
 
@@ -111,11 +126,31 @@ class Server(http.server.ThreadingHTTPServer):
         self.site = site
         super().__init__((ADDRESS, port), _Handler)
         self.hosts = {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
+        self._token = secrets.token_urlsafe(24)
+        # Cookies do not tell ports apart, and several runs may be viewed at a time.
+        self._cookie = f"lookalike-{self.server_port}"
 
     @property
     def url(self) -> str:
-        """The address of the gallery."""
-        return f"http://{ADDRESS}:{self.server_port}/gallery.html"
+        """The address of the gallery, with the token; who has it may look at the run while the server runs."""
+        return f"http://{ADDRESS}:{self.server_port}/gallery.html?token={self._token}"
+
+    @property
+    def set_cookie(self) -> str:
+        """What lets a browser in from now on, until it is closed."""
+        return f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Lax"
+
+    def knows(self, token: str) -> bool:
+        """Whether a token is this server's."""
+        return hmac.compare_digest(token.encode(), self._token.encode())
+
+    def lets_in(self, cookies: str) -> bool:
+        """Whether the cookies of a request hold the token."""
+        try:
+            held = http.cookies.SimpleCookie(cookies).get(self._cookie)
+        except http.cookies.CookieError:
+            return False
+        return held is not None and self.knows(held.value)
 
 
 def open_server(site: Site, port: int | None) -> Server:
@@ -154,16 +189,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with a page, a file of the run, or an image of its pair table."""
-        if self.headers.get("Host") not in self.server.hosts:
-            self._say(HTTPStatus.FORBIDDEN, "this server answers only to its own name on this machine")
+        if not self._is_own():
+            self._say(HTTPStatus.FORBIDDEN, "this server answers only to its own pages, by its own name")
             return
-        address = urlsplit(self.path).path
+        address, query = urlsplit(self.path)[2:4]
         site = self.server.site
-        if address == "/":
-            self.send_response(HTTPStatus.FOUND)
-            self.send_header("Location", "/gallery.html")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+        if any(map(self.server.knows, parse_qs(query).get("token", ()))):
+            # Without the token in the address: it would stay in the browser's history.
+            self._redirect(address, self.server.set_cookie)
+        elif not self.server.lets_in(self.headers.get("Cookie", "")):
+            words = "open the address that `lookalike view` printed, with its token"
+            self._say(HTTPStatus.FORBIDDEN, words)
+        elif address == "/":
+            self._redirect("/gallery.html")
         elif file := site.files.get(address):
             self._send_file(file)
         elif path := site.images.get(address.removeprefix("/image/")):
@@ -173,11 +211,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - the names are http.server's
 
+    def _is_own(self) -> bool:
+        """Whether a request names this server, and was made by one of its pages or by the user."""
+        hosts = self.server.hosts
+        host, origin = self.headers.get("Host"), self.headers.get("Origin")
+        foreign = self.headers.get("Sec-Fetch-Site") in _FOREIGN and self.headers.get("Sec-Fetch-Mode") != "navigate"
+        return host in hosts and origin in (None, f"http://{host}") and not foreign
+
+    def _redirect(self, address: str, cookie: str = "") -> None:
+        self.send_response(HTTPStatus.FOUND)
+        # One slash: two would name another host.
+        self.send_header("Location", "/" + address.lstrip("/"))
+        if cookie:
+            self.send_header("Set-Cookie", cookie)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def _send_file(self, file: Path) -> None:
         try:
-            self._send(HTTPStatus.OK, file.read_bytes(), _TYPES[file.suffix])
+            data = file.read_bytes()
         except OSError:
             self._say(HTTPStatus.NOT_FOUND, "the file is not there any more")
+            return
+        self._send(HTTPStatus.OK, data, _TYPES[file.suffix], _policy(data) if file.suffix == ".html" else _CLOSED)
 
     def _send_image(self, path: str) -> None:
         """Send an image as it is on disk, by the type of its bytes: a table may name a file that is no image."""
@@ -195,8 +251,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _say(self, status: HTTPStatus, words: str) -> None:
         self._send(status, f"{status.value} {status.phrase}: {words}\n".encode(), "text/plain; charset=utf-8")
 
-    def _send(self, status: HTTPStatus, data: bytes, kind: str) -> None:
+    def _send(self, status: HTTPStatus, data: bytes, kind: str, policy: str = _CLOSED) -> None:
         self.send_response(status)
+        self.send_header("Content-Security-Policy", f"{policy}; frame-ancestors 'none'")
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -215,3 +272,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """A line for each request, for who looks for it."""
         log.debug(format, *args)
+
+
+def _policy(page: bytes) -> str:
+    """The policy of a gallery as a header, which a browser takes more seriously than the page's head.
+
+    It lets exactly the page's own scripts run; a page that has none, or a lax one, is not ours and runs no script.
+    """
+    found = _POLICY.search(page[:_HEAD_BYTES])
+    policy = html.unescape(found[1].decode("ascii", "replace")) if found else ""
+    if not policy.startswith("default-src 'none'") or "unsafe" in policy or not policy.isprintable():
+        return _CLOSED
+    return policy.replace(" file:", "")
