@@ -22,7 +22,10 @@ LEAST_MEMORY = 128 << 20
 METRICS = ("cosine", "euclidean", "manhattan")
 DETECTION_FORMATS = ("coco", "kitti")
 MODELS = ("CLIP", "SigLIP", "timm")
+DIVERSITY_METHODS = ("mmr", "facility_location")
 SCORINGS = ("auto", "nearest", "density_ratio", "lda")
+#: The largest cosine distance.
+MOST_COSINE = 2.0
 #: Help of the device of a search.
 SEARCH_DEVICE = (
     "where to search: auto (the processor, or the first CUDA GPU for a large search), cpu, cuda, cuda:1, or several "
@@ -252,6 +255,19 @@ class ScoringConfig:
     min_similarity: float = setting(
         -1.0, "keep an image only if its best cosine to any target is at least this, -1 to 1; -1: off"
     )
+    dedup_threshold: float = setting(
+        -1.0,
+        "keep one image of each group of near-duplicates: images that are linked by a cosine distance of at most this; "
+        "0: only what has the same direction; -1: off",
+    )
+    diversity: float = setting(
+        0.0, "how much it counts that the kept images differ from each other, 0 (not at all) to 1 (nothing else does)"
+    )
+    diversity_method: str = setting(
+        "mmr",
+        "mmr: each next image unlike those that are kept; facility_location: the kept images stand for all good ones",
+    )
+    avoid_weight: float = setting(1.0, "how strongly the images to avoid push others away; of density_ratio and lda")
     splits: int = setting(20, "how often auto hides a random half of the targets")
     background: int = setting(
         30_000, "pool images that density_ratio compares with: all of a pool of this size, else a random sample"
@@ -271,6 +287,15 @@ class ScoringConfig:
         for key in ("min_per_target", "max_per_target", "max_per_label", "seed"):
             at_least(key, getattr(self, key), 0)
         check_distances(self)
+        if self.dedup_threshold != -1 and not 0 <= self.dedup_threshold <= MOST_COSINE:  # also refuses NaN
+            raise ConfigError(
+                f"dedup_threshold={self.dedup_threshold} is not possible", hint="a cosine distance is 0 to 2; -1: off"
+            )
+        if not 0 <= self.diversity <= 1:
+            raise ConfigError(f"diversity={self.diversity} is not possible", hint="give a number from 0 to 1")
+        one_of("diversity_method", self.diversity_method, DIVERSITY_METHODS)
+        if not 0 <= self.avoid_weight < float("inf"):
+            raise ConfigError(f"avoid_weight={self.avoid_weight} is not possible", hint="give a number from 0")
         at_least("splits", self.splits, 2)
         at_least("background", self.background, 1000)
         at_least("memory_limit", self.memory_limit, LEAST_MEMORY)

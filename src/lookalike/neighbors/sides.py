@@ -18,6 +18,8 @@ from lookalike.tables.embedding_table import EmbeddingTable
 
 #: Beyond this, a distance could leave float32.
 LARGEST = 1e34
+#: Rows read at a time where some are picked.
+_PICKED = 16_384
 
 
 class Side(Protocol):
@@ -78,6 +80,11 @@ class ArraySide:
                 pieces = tuple(piece.chunks) if isinstance(piece, pa.ChunkedArray) else (piece,)
             yield Chunk(first, vectors, pieces)
 
+    def vectors(self, rows: npt.NDArray[np.int64]) -> Floats:
+        """The vectors of some rows."""
+        picked: Floats = self._matrix[rows].astype(self.dtype, copy=False)
+        return picked
+
 
 class LabelledSide:
     """The same side with other labels.
@@ -100,6 +107,31 @@ class LabelledSide:
         for chunk in self._side.chunks(size):
             own = self._labels[chunk.first : chunk.first + len(chunk.vectors)]
             yield replace(chunk, labels=(pa.array(own),) if labels else ())
+
+
+def pick_vectors(side: Side, rows: npt.NDArray[np.int64]) -> Floats:
+    """The vectors of some rows of a side, which fit in memory.
+
+    Parameters
+    ----------
+    side:
+        One that can pick them itself, as `EmbeddingStream` and `ArraySide` can, is not read through.
+    rows:
+        Distinct, in any order; the vectors come in that order.
+    """
+    order = np.argsort(rows)
+    ascending = rows[order]
+    found: Floats = np.empty((len(rows), side.dimension), side.dtype)
+    if not len(rows):
+        return found
+    picker = getattr(side, "vectors", None)
+    if callable(picker):
+        found[order] = picker(ascending)
+        return found
+    for chunk in side.chunks(_PICKED):
+        begin, end = np.searchsorted(ascending, (chunk.first, chunk.first + len(chunk.vectors)))
+        found[order[begin:end]] = chunk.vectors[ascending[begin:end] - chunk.first]
+    return found
 
 
 def open_side(given: Any, name: str, column: str, labels: Any = None) -> Side:

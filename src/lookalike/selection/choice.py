@@ -48,6 +48,8 @@ class Chooser:
         The pool; which rows are taken as if they were not there; how many are left.
     targets, weights:
         Vectors of the targets and how much each counts.
+    avoid:
+        Vectors that push images away once the scoring is settled, or None.
     settings:
         What is left open.
     devices:
@@ -63,12 +65,13 @@ class Chooser:
         allowed: int,
         targets: Floats,
         weights: Float64s,
+        avoid: Floats | None,
         settings: ScoringConfig,
         devices: list[str],
         diary: Diary,
     ) -> None:
         self._pool, self._excluded, self._allowed = pool, excluded, allowed
-        self._targets, self._weights = targets, weights
+        self._targets, self._weights, self._avoid = targets, weights, avoid
         self._settings, self._devices, self._diary = settings, devices, diary
 
     def choose(self, budget: int) -> Chosen:
@@ -89,7 +92,10 @@ class Chooser:
                 f"density_ratio compares with a random sample of {len(background.rows)} of {self._allowed} pool images "
                 f"(seed {settings.seed})"
             )
-        scorer = Scorer(whitening, choice.option, self._targets, self._weights, background, self._devices)
+        scorer = Scorer(
+            whitening, choice.option, self._targets, self._weights, background, self._devices, self._avoid,
+            settings.avoid_weight,
+        )  # fmt: skip
         return Chosen(scorer, choice, len(background.rows))
 
     def _choice(self, moments: Moments, whitening: Whitening, background: Background, budget: int) -> Choice:

@@ -95,6 +95,8 @@ class Scorer:
         Of the pool.
     devices:
         Where to search.
+    avoid, avoid_weight:
+        Vectors of images that push others away, and how strongly.
     """
 
     def __init__(
@@ -105,11 +107,15 @@ class Scorer:
         weights: Float64s,
         background: Background,
         devices: list[str],
+        avoid: Floats | None = None,
+        avoid_weight: float = 1.0,
     ) -> None:
         self._whitening, self._scoring, self._devices = whitening.leading(option.components), option.scoring, devices
         counted = weights > 0
         self._targets = self._directions(targets[counted])
         self._weights = weights[counted] / weights[counted].mean()
+        self._avoid = None if avoid is None else self._directions(avoid)
+        self._avoid_weight = avoid_weight
         self._rows = background.rows
         if self._scoring == "density_ratio":
             self._background = self._directions(background.vectors)
@@ -118,13 +124,17 @@ class Scorer:
         """The scores of some pool rows."""
         images = self._directions(vectors)
         if self._scoring == "lda":
-            return lda(images, self._targets, self._weights)
+            return lda(images, self._targets, self._weights, self._avoid, self._avoid_weight)
         like = likeness(near(images, self._targets, NEAR, self._devices), self._weights)
         place = np.searchsorted(self._rows, rows)
         there = self._rows[np.minimum(place, len(self._rows) - 1)] == rows
         own = np.where(there, place, -1)
         among = near(images, self._background, NEAR + 1, self._devices)
         scores: Float64s = like - mean_of(without_self(among, own, NEAR))
+        if self._avoid is not None:
+            scores -= self._avoid_weight * np.maximum(
+                mean_of(near(images, self._avoid, NEAR, self._devices).cosines), 0
+            )
         return scores
 
     def _directions(self, vectors: Floats) -> Singles:

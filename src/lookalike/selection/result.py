@@ -73,6 +73,9 @@ class ScoredSelection:
     pool_instead:
         Per row of the pool, the row that is kept and is the same image or a near-duplicate of it, its own where it is
         kept itself; -1 where there is none (int64).
+    pool_groups:
+        Per row of the pool, the number of its group of near-duplicates, as far as they were looked for; -1 for none
+        (int64).
     cutoff:
         The least score that was kept by the budget and not by a floor; NaN where nothing was.
     choice:
@@ -104,6 +107,7 @@ class ScoredSelection:
     pool_targets: Rows
     pool_distances: Singles
     pool_instead: Rows
+    pool_groups: Rows
     cutoff: float
     choice: Choice
     budget: int
@@ -129,6 +133,18 @@ class ScoredSelection:
     def served(self) -> Mask:
         """Per target, whether at least one of its own candidates is kept."""
         return np.asarray(self.own > 0)
+
+    @property
+    def groups(self) -> Rows:
+        """Per pair, the group of near-duplicates of its image; -1 for none."""
+        groups: Rows = self.pool_groups[self.rows]
+        return groups
+
+    @property
+    def instead(self) -> Rows:
+        """Per pair, the pool row that is kept and is its image or a near-duplicate of it; -1 for none."""
+        instead: Rows = self.pool_instead[self.rows]
+        return instead
 
     def count(self, outcome: Outcome) -> int:
         """How many pairs had an outcome."""

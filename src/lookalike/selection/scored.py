@@ -11,6 +11,7 @@ Between 2 and 3 the scoring is chosen, on the background (`choice`). With ``scor
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,10 @@ from lookalike.neighbors.devices import choose_devices
 from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import LabelledSide, Side
 from lookalike.selection.choice import FALLBACK_COMPONENTS, LADDER, Chooser
-from lookalike.selection.coverage import Coverage, Same, cover
+from lookalike.selection.coverage import Coverage
 from lookalike.selection.given import Given, check_given, vectors_of
 from lookalike.selection.heldout import HeldOut, Option
+from lookalike.selection.keeping import Keeper
 from lookalike.selection.pairs import Images, Limits, Pairs
 from lookalike.selection.passes import score_pool
 from lookalike.selection.result import Choice, Diary, ScoredSelection
@@ -58,6 +60,7 @@ def select_scored(
     excluded: Mask | None = None,
     pool_labels: Any = None,
     keys: npt.ArrayLike | None = None,
+    avoid: Any = None,
 ) -> ScoredSelection:
     """Score the pool, and keep the best within the limits.
 
@@ -79,6 +82,9 @@ def select_scored(
         are, anything else as text without case and outer blanks.
     keys:
         One whole number a row of the pool, equal where the paths are equal: one row of each is kept at most.
+    avoid:
+        Images to stay away from, as the targets are given. `scoring` says how they push others away: `density_ratio`
+        and `lda` by the score (`scoring.py`), `nearest` drops what is nearer to one of them than to any target.
 
     Raises
     ------
@@ -114,32 +120,32 @@ class _Run:
         given, settings, diary = self._given, self._settings, self._diary
         lists, certificate = self._neighbours(max(settings.candidates, settings.topn))
         budget = self._budget(lists)
-        chooser = Chooser(
-            given.pool, given.excluded, given.allowed, self._vectors, given.weights, settings, self._devices, diary
-        )
-        chosen = chooser.choose(budget)
+        chosen = Chooser(
+            given.pool, given.excluded, given.allowed, self._vectors, given.weights, given.avoid, settings,
+            self._devices, diary,
+        ).choose(budget)  # fmt: skip
+        plain = chosen.scorer is None
+        # By rank nothing can be pushed away: what is nearer to what is to be avoided is left out.
+        rules = replace(self._rules, avoid=given.avoid) if plain else self._rules
         with diary.timed("scoring"):
             images = score_pool(
-                given.pool,
-                given.excluded,
-                self._vectors,
-                settings.knn_metric,
-                self._devices,
-                chosen.scorer,
-                self._rules,
+                given.pool, given.excluded, self._vectors, settings.knn_metric, self._devices, chosen.scorer, rules
             )
-            images = self._rules.with_threshold(images, pairs_of(lists))
-        if chosen.scorer is None:
-            lists, certificate = self._widened(lists, certificate, images, budget)
-            score_by_rank(images.scores, lists)
+            images = rules.with_threshold(images, pairs_of(lists))
         limits = Limits(
             budget, settings.min_per_target, settings.max_per_target, settings.max_per_label, settings.candidates
         )
-        pairs = pairs_of(lists)
-        with diary.timed("keeping"):
-            covered = cover(
-                pairs, images, given.labels, limits, stops=self._rules.of_pairs(pairs), same=Same(given.keys)
-            )
+        keeper = Keeper(given.pool, given.keys, given.labels, settings, diary)
+        while True:
+            if plain:
+                lists, certificate = self._widened(lists, certificate, images, budget + keeper.collapsed)
+                score_by_rank(images.scores, lists)
+            pairs = pairs_of(lists)
+            collapsed = keeper.collapsed
+            with diary.timed("keeping"):
+                covered = keeper.keep(pairs, images, limits, rules.of_pairs(pairs))
+            if not plain or keeper.collapsed == collapsed:
+                break
         self._note_coverage(covered, budget)
         return ScoredSelection(
             **vars(covered.pairs),
@@ -152,6 +158,7 @@ class _Run:
             pool_targets=images.targets,
             pool_distances=images.distances,
             pool_instead=covered.instead,
+            pool_groups=np.full(given.pool.rows, -1, np.int64) if keeper.groups is None else keeper.groups,
             cutoff=covered.cutoff,
             choice=chosen.choice,
             budget=budget,

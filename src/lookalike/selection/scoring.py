@@ -7,6 +7,10 @@ targets scaled to a mean of 1, and k = 50:
   nearest pool images, itself left out. With fewer than k, the mean over all.
 * ``lda``: cos(x, weighted mean of the targets): linear discriminant analysis with the pool as background.
 
+Images to stay away from (`avoid`) push others away, with a weight g. `density_ratio` loses g max(0, the mean of
+cos(x, image) over the k nearest of them): who is unlike them gains nothing. `lda` is the cosine to the weighted mean of
+the targets minus g times the mean of the images to avoid: Rocchio's query, as in relevance feedback (Rocchio, 1971).
+
 (``nearest`` is no such score: it orders pool images by their best rank among any target's neighbours.)
 
 Neighbours are found exactly and measured in float64, so that a score depends on nothing but the vectors.
@@ -102,9 +106,23 @@ def likeness(found: Near, weights: Float64s) -> Float64s:
     return mean_of(found.cosines * weights[found.rows])
 
 
-def lda(queries: Singles, targets: Singles, weights: Float64s) -> Float64s:
-    """Per query, its cosine to the weighted mean of the targets; 0 where that mean is 0."""
+def lda(
+    queries: Singles, targets: Singles, weights: Float64s, avoid: Singles | None = None, avoid_weight: float = 1.0
+) -> Float64s:
+    """Per query, its cosine to the weighted mean of the targets; 0 where that mean is 0.
+
+    Parameters
+    ----------
+    queries, targets:
+        Directions.
+    weights:
+        Of the targets, with a mean of 1.
+    avoid, avoid_weight:
+        Directions whose mean is taken away from that of the targets, so many times.
+    """
     mean = (targets.astype(np.float64) * weights[:, None]).sum(axis=0)
+    if avoid is not None:
+        mean = mean / len(targets) - avoid_weight * avoid.astype(np.float64).mean(axis=0)
     length = float(np.sqrt((mean * mean).sum()))
     if not length > np.finfo(np.float32).eps:
         return np.zeros(len(queries))
