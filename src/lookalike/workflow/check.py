@@ -12,7 +12,7 @@ from lookalike.tables.run_folder import RunFolder, RunRecord, read_record
 from lookalike.workflow.checks import artifacts, specs
 from lookalike.workflow.checks.finding import Finding, Rule, error, some, warning
 from lookalike.workflow.checks.report import check_report, linked_files, read_report
-from lookalike.workflow.checks.summary import Summary, check_sums, dropped_by, read_summary
+from lookalike.workflow.checks.summary import DROPPED_BY, Summary, check_sums, dropped_by, read_summary
 
 if TYPE_CHECKING:
     from lookalike.workflow.checks.pairs import Pairs

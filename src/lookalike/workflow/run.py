@@ -429,6 +429,6 @@ def _finished(folder: RunFolder) -> RunResult:
     """The result of a run that ended well."""
     record = read_record(folder)
     return RunResult(
-        folder, record, MiningCounts(**record.counts), tuple(record.warnings),  # type: ignore[arg-type]
+        folder, record, MiningCounts(**record.counts), tuple(record.warnings),
         tuple(sorted(folder.plots.glob("*.png"))), tuple(sorted(folder.path.glob("gallery*.html"))), folder.report,
     )  # fmt: skip
