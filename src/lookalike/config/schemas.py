@@ -399,6 +399,49 @@ class NearestNeighborsConfig:
 
 
 @dataclass
+class BarringConfig:
+    """Which pool images may not be mined: unwanted ones, copies of the evaluation set, the targets themselves."""
+
+    exclude: str = setting(
+        "",
+        "images that are not wanted, by path: image tables, folders, earlier runs, ledgers (mining_history.json); "
+        "several with commas",
+    )
+    protect: str = setting(
+        "",
+        "the evaluation set, as image or embedding table: its images, and copies of them in the pool (the same path, "
+        "bytes or pixels; re-encoded, resized, mirrored), are not mined",
+    )
+    protect_threshold: float = setting(
+        -1.0,
+        "also bar every pool image within this cosine distance of a protected one, whatever its pixels; negative: the "
+        "pixels decide",
+    )
+    self_match: str = setting(
+        "exclude",
+        "a target that is in the pool itself, and its copies there: exclude, or keep",
+    )
+    self_threshold: float = setting(-1.0, "the same as protect_threshold, for the targets")
+    leak_reads: int = setting(
+        20_000,
+        "pool images that may be decoded to compare pixels with the protected ones (and with the targets): a pool of "
+        "this size is compared as a whole, of a larger one what is nearest; 0: none",
+    )
+    device: str = setting("auto", SEARCH_DEVICE)
+    memory_limit: int = setting(2 << 30, "bytes that the search may take; a larger pool is read part by part")
+
+    def validate(self) -> None:
+        """Refuse what cannot be right, before any work starts."""
+        one_of("self_match", self.self_match, ("exclude", "keep"))
+        at_least("leak_reads", self.leak_reads, 0)
+        at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
+        for key in ("protect_threshold", "self_threshold"):
+            value = getattr(self, key)
+            if not value <= 2:  # also refuses NaN
+                raise ConfigError(f"{key}={value} is not possible", hint="a cosine distance is 0 to 2; negative: off")
+
+
+@dataclass
 class RunConfig:
     """Mine a pool for images like the targets, from two tables to a run folder that people and machines read."""
 

@@ -167,6 +167,7 @@ class EmbeddingStream:
         """
         columns = tuple(self._filepath if name == "filepath" else name for name in columns)
         there = tuple(name for name in columns if any(name in schema.names for schema in self._parts.schemas))
+        self._types |= _common_types(self._parts, tuple(name for name in there if name not in self._types))
         picked, first = [], 0
         for batch in self._batches(there, _READ_ROWS):
             begin, end = np.searchsorted(rows, (first, first + batch.num_rows))

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from lookalike.errors import TableError
 from lookalike.tables.embedding_table import Parts
-from lookalike.tables.filepaths import base_name, normal_path, normal_paths
+from lookalike.tables.filepaths import base_name, distinct, normal_path, normal_paths
 from lookalike.tables.history import require_intact
 from lookalike.tables.image_table import PARQUET_SUFFIXES, Filepaths, read_image_table
+from lookalike.tables.run_folder import RunFolder
+from lookalike.workflow.run_state import is_unfinished
 
 Mask = npt.NDArray[np.bool_]
 
 #: The result of an earlier `tmm unique_neighbor_matching` in its output folder.
 FINAL = "final_unique_files.parquet"
+#: Where `lookalike mine` puts its runs.
+RESULTS = "mining_results"
 
 
 class Barred:
@@ -51,17 +56,20 @@ def read_excluded(path: str, column: str) -> list[str]:
     Parameters
     ----------
     path:
-        A parquet file or a folder of them, the output folder of an earlier run, any image table, or a ledger
-        (`*.json`).
+        A parquet file or a folder of them, the output folder of an earlier `tmm unique_neighbor_matching`, the run
+        folder of an earlier `lookalike mine` or the folder that holds several, any image table, or a ledger (`*.json`).
     column:
         The column of the paths in a parquet file; `filepath` where it has none of that name.
 
     Raises
     ------
     TableError
-        When nothing is there, it has no paths, or the ledger does not agree with its files.
+        When nothing is there, it has no paths, the ledger does not agree with its files, or a run is not finished.
     """
     place = Path(path)
+    runs = _runs_in(place)
+    if runs:
+        return [mined for run in runs for mined in _read_mined(run)]
     if place.suffix.lower() == ".json":
         return require_intact(place).selected
     if (place / FINAL).is_file():
@@ -78,6 +86,59 @@ def read_excluded(path: str, column: str) -> list[str]:
                 hint="name a table whose column of paths is one of them",
             )
     return [str(value) for value in parts.read((name,)).column(name).to_pylist() if value is not None]
+
+
+def read_all_excluded(given: str | Iterable[str | Path], column: str) -> list[str]:
+    """The paths of all that is not wanted, each once, from several sources.
+
+    Parameters
+    ----------
+    given:
+        Sources as `read_excluded` takes them: a list, or a text with commas between them. A text that is a path with a
+        comma in it is one source.
+    column:
+        As `read_excluded` takes it.
+
+    Raises
+    ------
+    TableError
+        As `read_excluded`.
+    """
+    if isinstance(given, str):
+        given = [given] if Path(given).exists() else given.split(",")
+    sources = [str(one).strip() for one in given]
+    return distinct(path for source in sources if source for path in read_excluded(source, column))
+
+
+def _runs_in(place: Path) -> list[RunFolder]:
+    """The runs of `lookalike mine` that a folder is, or holds: they have tables that are not what was mined."""
+    if not place.is_dir():
+        return []
+    if _is_run(RunFolder(place)):
+        return [RunFolder(place)]
+    if (place / RESULTS).is_dir():
+        raise TableError(
+            f"holds {RESULTS}, so that it is not clear what of it is not wanted",
+            where=str(place),
+            hint=f"name {place / RESULTS} for what was mined before, or the table or folder of the images",
+        )
+    runs = [RunFolder(one) for one in sorted(place.iterdir()) if one.is_dir()]
+    return [run for run in runs if _is_run(run)]
+
+
+def _is_run(folder: RunFolder) -> bool:
+    return folder.record.is_file() or is_unfinished(folder)
+
+
+def _read_mined(folder: RunFolder) -> list[str]:
+    """What a run mined."""
+    if not folder.mined.is_file() or is_unfinished(folder):
+        raise TableError(
+            "is a run that did not finish, so that what it mined is not known",
+            where=str(folder.path),
+            hint=f"finish it with: lookalike mine --resume {folder.path}, or remove it",
+        )
+    return [str(path) for path in pq.read_table(folder.mined, columns=["filepath"]).column(0).to_pylist()]
 
 
 def _is_parquet(place: Path) -> bool:

@@ -118,7 +118,7 @@ def open_side(name: str, given: Any, config: RunConfig) -> Side:
     Parameters
     ----------
     name:
-        ``targets`` or ``pool``.
+        ``targets``, ``pool`` or ``protect``.
     given:
         A path or URL, a `pyarrow.Table` or a `pandas.DataFrame`.
     config:
@@ -185,6 +185,12 @@ def _nothing(name: str, path: str) -> TableError:
             "has no rows: there is no target, so there is nothing to mine",
             where=path,
             hint="where your model had no failures, that is good news; otherwise check how the table was made",
+        )
+    if name == "protect":
+        return TableError(
+            "has no rows: there is no image to protect",
+            where=path,
+            hint="name the evaluation set, or leave protect out; an empty one would protect nothing without a word",
         )
     return TableError(
         "has no rows: there is no pool image that could be mined", where=path, hint="check how the table was made"
