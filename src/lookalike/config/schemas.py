@@ -354,6 +354,13 @@ class NearestNeighborsConfig:
     target_weight_column: str = setting(
         "", "a column of the targets with how much each counts in the scoring, from 0, like weakness; empty: all alike"
     )
+    dedup_threshold: float = same(ScoringConfig, "dedup_threshold")
+    diversity: float = same(ScoringConfig, "diversity")
+    diversity_method: str = same(ScoringConfig, "diversity_method")
+    avoid_weight: float = same(ScoringConfig, "avoid_weight")
+    avoid_parquet: str = setting(
+        "", "images to stay away from: an embedding table, with its vectors in the targets' embedding column"
+    )
     exclude_path: str | None = same(UniqueNeighborMatchingConfig, "exclude_path")
     splits: int = same(ScoringConfig, "splits")
     background: int = same(ScoringConfig, "background")
@@ -383,7 +390,8 @@ class NearestNeighborsConfig:
     @property
     def selects_by_score(self) -> bool:
         """Whether images are scored and kept within a budget, instead of the topn of every target, each once."""
-        return self.scoring != "nearest" or bool(self.budget or self.max_per_target or self.max_per_label)
+        limited = self.budget or self.max_per_target or self.max_per_label or self.diversity or self.avoid_parquet
+        return self.scoring != "nearest" or bool(limited) or self.dedup_threshold >= 0
 
     def scored(self) -> ScoringConfig:
         """The settings of a selection by score; `within_label` is its label filter."""
@@ -469,6 +477,23 @@ class RunConfig:
     max_per_target: int = same(NearestNeighborsConfig, "max_per_target")
     max_per_label: int = same(NearestNeighborsConfig, "max_per_label")
     target_weight_column: str = same(NearestNeighborsConfig, "target_weight_column")
+    dedup_threshold: float = same(NearestNeighborsConfig, "dedup_threshold")
+    diversity: float = same(NearestNeighborsConfig, "diversity")
+    diversity_method: str = same(NearestNeighborsConfig, "diversity_method")
+    avoid_weight: float = same(NearestNeighborsConfig, "avoid_weight")
+    avoid: str = setting("", "images to stay away from: the same kinds of input as the targets")
+    exclude: str = same(BarringConfig, "exclude")
+    protect: str = same(BarringConfig, "protect")
+    protect_threshold: float = same(BarringConfig, "protect_threshold")
+    self_match: str = same(BarringConfig, "self_match")
+    self_threshold: float = same(BarringConfig, "self_threshold")
+    leak_reads: int = same(BarringConfig, "leak_reads")
+    history: str = setting(
+        "",
+        "the ledger of a retraining loop (mining_history.json): what earlier iterations mined is left out, and this "
+        "run's images are added; made where it is missing",
+    )
+    iteration: int = setting(0, "number of this iteration in the history; 0: the next")
     splits: int = same(NearestNeighborsConfig, "splits")
     background: int = same(NearestNeighborsConfig, "background")
     seed: int = same(NearestNeighborsConfig, "seed")
@@ -512,6 +537,10 @@ class RunConfig:
         """Refuse what cannot be right, before any work starts."""
         self.embedding("", "").validate()
         self.mining("", "", "").validate()
+        self.barring().validate()
+        at_least("iteration", self.iteration, 0)
+        if self.iteration and not self.history:
+            raise ConfigError(f"iteration={self.iteration} needs a history", hint="add history=mining_history.json")
         if self.image_ext and not self.image_ext.startswith("."):
             raise ConfigError(f"image_ext={self.image_ext!r} is not possible", hint="it begins with a dot, like .png")
 
@@ -528,6 +557,12 @@ class RunConfig:
         return NearestNeighborsConfig(
             source_parquet, target_parquet, output_parquet, device=self.search_device, **shared
         )
+
+    def barring(self) -> BarringConfig:
+        """The settings of what may not be mined."""
+        mine = {f.name for f in fields(self)} - {"device"}
+        shared = {f.name: getattr(self, f.name) for f in fields(BarringConfig) if f.name in mine}
+        return BarringConfig(device=self.search_device, **shared)
 
 
 class Setting(NamedTuple):

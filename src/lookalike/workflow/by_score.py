@@ -35,7 +35,11 @@ RULES = {
 
 
 def choose_by_score(
-    settings: NearestNeighborsConfig, target: EmbeddingTable, source: EmbeddingStream, excluded: Mask | None
+    settings: NearestNeighborsConfig,
+    target: EmbeddingTable,
+    source: EmbeddingStream,
+    excluded: Mask | None,
+    avoid: EmbeddingTable | None = None,
 ) -> Chosen:
     """Score the pool, keep the best, and decide every pair.
 
@@ -47,6 +51,8 @@ def choose_by_score(
         Both sides.
     excluded:
         Per row of the pool, whether it is taken as if it were not there.
+    avoid:
+        Images to stay away from.
 
     Raises
     ------
@@ -68,6 +74,7 @@ def choose_by_score(
         excluded=excluded,
         pool_labels=_codes(pool.column("label"), codes) if scored.filters_by_label else None,
         keys=_keys(pool.column("filepath")),
+        avoid=avoid,
     )
     pairs = pair_table(
         target,

@@ -92,6 +92,11 @@ def mine(
     max_per_target: int = _Config.max_per_target,
     max_per_label: int = _Config.max_per_label,
     target_weight_column: str = _Config.target_weight_column,
+    dedup_threshold: float = _Config.dedup_threshold,
+    diversity: float = _Config.diversity,
+    diversity_method: str = _Config.diversity_method,
+    avoid_weight: float = _Config.avoid_weight,
+    avoid_parquet: str | Path = _Config.avoid_parquet,
     exclude_path: str | None = _Config.exclude_path,
     splits: int = _Config.splits,
     background: int = _Config.background,
@@ -137,8 +142,10 @@ def mine(
         filter_by_label=str(filter_by_label), distance_threshold=distance_threshold, min_similarity=min_similarity,
         within_label=within_label, scoring=scoring, components=str(components), candidates=candidates, budget=budget,
         min_per_target=min_per_target, max_per_target=max_per_target, max_per_label=max_per_label,
-        target_weight_column=target_weight_column, exclude_path=exclude_path, splits=splits, background=background,
-        seed=seed, device=device, memory_limit=memory_limit,
+        target_weight_column=target_weight_column, dedup_threshold=dedup_threshold, diversity=diversity,
+        diversity_method=diversity_method, avoid_weight=avoid_weight, avoid_parquet=str(avoid_parquet),
+        exclude_path=exclude_path, splits=splits, background=background, seed=seed, device=device,
+        memory_limit=memory_limit,
     )  # fmt: skip
     return mine_with(settings, exclude_paths=exclude_paths)
 
@@ -175,8 +182,12 @@ def mine_with(
     left = source.rows - (0 if excluded is None else int(excluded.sum()))
     warnings = [*compare_encoders(target, source, columns), *_setting_warnings(settings, target, source, left)]
 
-    choose = choose_by_score if settings.selects_by_score and left else choose_by_distance
-    chosen = choose(settings, target, source, excluded)
+    if settings.selects_by_score and left:
+        avoid, said = _avoided(settings, source)
+        warnings += said
+        chosen = choose_by_score(settings, target, source, excluded, avoid)
+    else:
+        chosen = choose_by_distance(settings, target, source, excluded)
     warnings += chosen.warnings
     for warning in warnings:
         log.warning(warning)
@@ -193,6 +204,15 @@ def _excluded(source: EmbeddingStream, paths: Collection[str]) -> npt.NDArray[np
     if not paths:
         return None
     return np.concatenate(list(map(Barred(paths), source.filepaths())))
+
+
+def _avoided(settings: NearestNeighborsConfig, source: EmbeddingStream) -> tuple[EmbeddingTable | None, list[str]]:
+    """The images to stay away from, where there are any, and what their table gives to say."""
+    if not settings.avoid_parquet:
+        return None, []
+    columns = (settings.target_embed_column_name, settings.source_embed_column_name)
+    avoid = read_embedding_table(settings.avoid_parquet, columns[0])
+    return avoid, [f"avoid: {warning}" for warning in compare_encoders(avoid, source, columns)]
 
 
 def _setting_warnings(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lookalike.embedding.prepare import usable_cores
+from lookalike.cores import usable_cores
 from lookalike.embedding.readahead import read_ahead
 from lookalike.errors import MissingDependency
 from lookalike.images.decode import decode
