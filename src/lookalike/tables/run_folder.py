@@ -73,6 +73,16 @@ class RunFolder:
         return self.path / "mined_pairs.parquet"
 
     @property
+    def avoid(self) -> Path:
+        """The embedding table of the images to avoid, where there are any."""
+        return self.path / "avoid_embeddings.parquet"
+
+    @property
+    def excluded(self) -> Path:
+        """What might not be mined, with the rule and the image that barred it; only where there is any."""
+        return self.path / "excluded.parquet"
+
+    @property
     def outcomes(self) -> Path:
         """What became of every pool image."""
         return self.path / "pool_outcomes.parquet"
@@ -201,6 +211,8 @@ class RunRecord:
         The fields of `reports.summary.MiningCounts`.
     certificate:
         How the neighbours were found and checked; `text` is the line of the summary.
+    excluded:
+        How many pool images each rule barred; None where none was.
     selection:
         How the scoring was chosen and what it took, where images were selected by score; else None.
     warnings:
@@ -230,6 +242,7 @@ class RunRecord:
     versions: dict[str, str]
     machine: dict[str, Any]
     files: dict[str, FileRecord]
+    excluded: dict[str, Any] | None = None
     selection: dict[str, Any] | None = None
 
     def write(self, folder: RunFolder) -> None:

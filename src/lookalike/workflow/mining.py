@@ -32,6 +32,8 @@ _Config = NearestNeighborsConfig
 
 #: The largest value of each metric that has one; a threshold above it drops nothing.
 _LARGEST_COSINE = 2.0
+#: Fewer mined images than this share of the last iteration's are a warning (drop-in contract, section 7).
+_LEAST_YIELD = 0.5
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,10 @@ def mine(
 
 
 def mine_with(
-    settings: NearestNeighborsConfig, notes: Sequence[str] = (), exclude_paths: Collection[str] = ()
+    settings: NearestNeighborsConfig,
+    notes: Sequence[str] = (),
+    exclude_paths: Collection[str] = (),
+    last_yield: int = 0,
 ) -> MiningResult:
     """Do what `mine` does.
 
@@ -163,6 +168,8 @@ def mine_with(
         What is known already to change the meaning of the result, and was said: the first warnings of the summary.
     exclude_paths:
         As `mine` takes them.
+    last_yield:
+        Images that the last iteration of a retraining loop mined; fewer than half of that now is a warning.
     """
     settings.validate()
     output = Path(settings.output_parquet)
@@ -189,6 +196,11 @@ def mine_with(
     else:
         chosen = choose_by_distance(settings, target, source, excluded)
     warnings += chosen.warnings
+    if chosen.counts.unique < _LEAST_YIELD * last_yield:
+        warnings.append(
+            f"this iteration gives {chosen.counts.unique} images, the last one gave {last_yield}: the pool may be "
+            "exhausted"
+        )
     for warning in warnings:
         log.warning(warning)
     return _write(output, settings, chosen, excluded, (*notes, *warnings))

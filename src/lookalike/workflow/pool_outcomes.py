@@ -22,7 +22,8 @@ from lookalike.tables.atomic import atomic_path
 from lookalike.tables.embedding_stream import EmbeddingStream
 
 #: `target_row`, `rank` and `distance` are those of the target that the image is kept for, else of the nearest one that
-#: was looked at; `because_of` is the image that is kept instead, or that bars it.
+#: was looked at; `rule` is the one that excluded it; `because_of` is the image
+#: that is kept instead, or that bars it.
 SCHEMA = pa.schema(
     [
         pa.field("source_row", pa.int64()),
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
         pa.field("rank", pa.int32()),
         pa.field("distance", pa.float32()),
         pa.field("score", pa.float32()),
+        pa.field("rule", pa.string()),
         pa.field("because_of", pa.string()),
     ]
 )
@@ -50,8 +52,8 @@ class Fates:
         The targets' paths.
     excluded:
         Per row of the pool, whether it was; None where none was.
-    barred_by:
-        Of excluded rows, what is to blame, where that is known.
+    barred:
+        Of excluded rows, the rule and the image that barred them, where that is known.
     scored:
         The selection by score, where it was one.
     """
@@ -59,7 +61,7 @@ class Fates:
     pairs: pa.Table
     targets: pa.Array
     excluded: npt.NDArray[np.bool_] | None = None
-    barred_by: Mapping[int, str] = field(default_factory=dict)
+    barred: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     scored: ScoredSelection | None = None
 
 
@@ -109,6 +111,7 @@ def _piece(first: int, paths: pa.Array, fates: Fates, known: pa.Table, kept: Map
     targets, ranks = np.full(count, -1), np.zeros(count, np.int32)
     distances, scores = np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)
     because: list[str | None] = [None] * count
+    rules: list[str | None] = [None] * count
     if fates.scored is not None:
         part = slice(first, first + count)
         outcomes[:], targets[:] = fates.scored.pool_outcomes[part], fates.scored.pool_targets[part]
@@ -125,7 +128,7 @@ def _piece(first: int, paths: pa.Array, fates: Fates, known: pa.Table, kept: Map
         barred = np.flatnonzero(fates.excluded[first : first + count])
         outcomes[barred] = OUTCOMES.index(Outcome.EXCLUDED)
         for place in barred.tolist():
-            because[place] = fates.barred_by.get(first + place)
+            rules[place], because[place] = fates.barred.get(first + place, (None, None))
     target_rows = pa.array(targets, mask=targets < 0)
     columns = {
         "source_row": pa.array(np.arange(first, first + count)),
@@ -136,6 +139,7 @@ def _piece(first: int, paths: pa.Array, fates: Fates, known: pa.Table, kept: Map
         "rank": pa.array(ranks, mask=ranks < 1),
         "distance": pa.array(distances, mask=~np.isfinite(distances)),
         "score": pa.array(scores, mask=~np.isfinite(scores)),
+        "rule": pa.array(rules, pa.string()),
         "because_of": pa.array(because, pa.string()),
     }
     return pa.table(columns, schema=SCHEMA)

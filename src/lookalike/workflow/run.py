@@ -32,10 +32,21 @@ from lookalike.workflow.mining import MiningResult, mine_with
 from lookalike.workflow.packaging import package_run
 from lookalike.workflow.pool_outcomes import Fates, write_pool_outcomes
 from lookalike.workflow.run_checks import check_room, check_settings, check_sides, load
+from lookalike.workflow.run_extras import (
+    Extras,
+    bar,
+    embed_avoided,
+    excluded_record,
+    label_warning,
+    last_yield,
+    open_extras,
+    remember,
+)
 from lookalike.workflow.run_files import (
     Done,
     embedded_record,
     input_of,
+    mining_settings,
     ready_record,
     table_of,
     write_record,
@@ -110,6 +121,19 @@ def run(
     max_per_target: int = _Config.max_per_target,
     max_per_label: int = _Config.max_per_label,
     target_weight_column: str = _Config.target_weight_column,
+    dedup_threshold: float = _Config.dedup_threshold,
+    diversity: float = _Config.diversity,
+    diversity_method: str = _Config.diversity_method,
+    avoid_weight: float = _Config.avoid_weight,
+    avoid: str = _Config.avoid,
+    exclude: str = _Config.exclude,
+    protect: str = _Config.protect,
+    protect_threshold: float = _Config.protect_threshold,
+    self_match: str = _Config.self_match,
+    self_threshold: float = _Config.self_threshold,
+    leak_reads: int = _Config.leak_reads,
+    history: str = _Config.history,
+    iteration: int = _Config.iteration,
     splits: int = _Config.splits,
     background: int = _Config.background,
     seed: int = _Config.seed,
@@ -172,6 +196,7 @@ def run(
     with RunLog() as run_log:
         steps = Steps()
         sides, encoder = _prepare(config, (targets, pool), steps)
+        extras = open_extras(config, sides)
         digests = {side.name: side.digest() for side in sides}
         folder = claim_folder(config)
         with _working(folder, run_log):
@@ -182,7 +207,7 @@ def run(
             notes = _notes(sides)
             sides, config = _written(sides, config, folder)
             write_settings(folder, config, state.cwd)  # again: a table in memory has a path now
-            return _work(_Run(folder, config, state, encoder, steps, notes), sides)
+            return _work(_Run(folder, config, state, encoder, steps, notes, extras), sides)
 
 
 def _configured(targets: Any, pool: Any, **settings: Any) -> RunConfig:
@@ -229,10 +254,11 @@ def resume_run(folder: str | Path) -> RunResult:
             log.info("going on with the run that began at %s", state.created)
             steps = Steps()
             sides, encoder = _prepare(config, (config.targets, config.pool), steps, state)
+            extras = open_extras(config, sides, place)
             _forget_changed(state, sides, place)
             notes = _notes(sides)
             sides, config = _written(sides, config, place)
-            return _work(_Run(place, config, state, encoder, steps, notes), sides)
+            return _work(_Run(place, config, state, encoder, steps, notes, extras), sides)
 
 
 @dataclass
@@ -259,6 +285,7 @@ class _Run:
     encoder: Encoder | None
     steps: Steps
     notes: Sequence[str]
+    extras: Extras
 
 
 def _prepare(
@@ -327,7 +354,7 @@ def _working(folder: RunFolder, run_log: RunLog) -> Iterator[None]:
 
 def _notes(sides: tuple[Side, Side]) -> list[str]:
     """What the inputs alone change in the meaning of the result; said now, and again in the summary."""
-    notes = overlap_warning(*sides)
+    notes = [*overlap_warning(*sides), *label_warning(*sides)]
     for note in notes:
         log.warning(note)
     return notes
@@ -358,23 +385,37 @@ def _work(job: _Run, sides: tuple[Side, Side]) -> RunResult:
         with steps.step(f"embed {side.name}"):
             inputs[side.name] = _embed(job, side)
         notes += [f"{side.name}: {warning}" for warning in job.state.warnings.get(side.name, ())]
+    avoid, history = job.extras.avoid, job.extras.history
+    if avoid is not None:
+        with steps.step("embed avoid"):
+            notes += embed_avoided(folder, config, job.encoder, avoid)
+    with steps.step("exclude"):
+        bars = bar(folder, config, job.encoder, history)
+        for note in bars.notes:
+            log.warning(note)
     with steps.step("mine"):
-        mined = mine_with(config.mining(*map(str, (folder.pool, folder.targets, folder.mined))), notes)
+        mined = mine_with(mining_settings(folder, config), [*notes, *bars.notes], last_yield=last_yield(history))
         _write_outcomes(folder, mined)
     write_specs(folder, config, *sides, job.state.cwd)
-    write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds))
+    write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds, excluded_record(folder, bars)))
     plots, gallery = _draw(job)
     record, report = _report(job, (*plots, *gallery))
+    remember(config, folder, history, mined)
     forget_state(folder)
     return RunResult(folder, record, mined.counts, mined.warnings, plots, gallery, report)
 
 
 def _write_outcomes(folder: RunFolder, mined: MiningResult) -> None:
     """Write what became of every pool image."""
+    barred = {}
+    if folder.excluded.exists():
+        table = pq.read_table(folder.excluded, columns=["source_row", "rule", "barred_by"]).to_pydict()
+        rows, rules, images = table.values()
+        barred = dict(zip(rows, zip(rules, images, strict=True), strict=True))
     source = EmbeddingStream(str(folder.pool), "embedding")
     targets = EmbeddingStream(str(folder.targets), "embedding").read_scalars().column("filepath").combine_chunks()
     pairs = pq.read_table(mined.pairs_path)
-    write_pool_outcomes(folder.outcomes, source, Fates(pairs, targets, mined.excluded, scored=mined.scored))
+    write_pool_outcomes(folder.outcomes, source, Fates(pairs, targets, mined.excluded, barred, mined.scored))
 
 
 def _embed(job: _Run, side: Side) -> InputRecord:

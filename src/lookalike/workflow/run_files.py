@@ -7,12 +7,12 @@ import math
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lookalike.config.compose import Schema, spec_text
-from lookalike.config.schemas import MISSING, ImageEmbeddingsConfig, RunConfig
+from lookalike.config.schemas import MISSING, ImageEmbeddingsConfig, NearestNeighborsConfig, RunConfig
 from lookalike.embedding.images import EmbeddingResult
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.selection.result import ScoredSelection
@@ -26,7 +26,7 @@ _PACKAGES = ("torch", "torchvision", "transformers", "timm", "openvino", "pyarro
 
 def table_of(side: Side, folder: RunFolder) -> Path:
     """The embedding table of a side."""
-    return folder.targets if side.name == "targets" else folder.pool
+    return {"targets": folder.targets, "pool": folder.pool, "avoid": folder.avoid}[side.name]
 
 
 def input_of(side: Side, folder: RunFolder) -> str:
@@ -36,10 +36,18 @@ def input_of(side: Side, folder: RunFolder) -> str:
     return side.path if "://" in side.path else str(Path(side.path).absolute())
 
 
+def mining_settings(folder: RunFolder, config: RunConfig) -> NearestNeighborsConfig:
+    """The settings of the mining step, on the folder's own tables."""
+    settings = config.mining(*map(str, (folder.pool, folder.targets, folder.mined)))
+    avoid = str(folder.avoid) if config.avoid else ""
+    excluded = str(folder.excluded) if folder.excluded.exists() else None
+    return replace(settings, avoid_parquet=avoid, exclude_path=excluded)
+
+
 def write_specs(folder: RunFolder, config: RunConfig, targets: Side, pool: Side, cwd: str) -> None:
     """Write `embedding_spec.yaml` and `mining_spec.yaml`."""
     where = f"Relative paths of images start in {cwd}"
-    mining = config.mining(*map(str, (folder.pool, folder.targets, folder.mined)))
+    mining = mining_settings(folder, config)
     _write(folder.mining_spec, mining, ["The mining step of this run: tmm nearest_neighbors -e mining_spec.yaml"])
     # The file can name one side only: the pool, where it was embedded; how to get the other one stands above it.
     sides = [side for side in (pool, targets) if not side.is_ready] or [pool, targets]
@@ -107,6 +115,7 @@ class Done:
     inputs: Mapping[str, InputRecord]
     mined: MiningResult
     seconds: Mapping[str, float]
+    excluded: dict[str, Any] | None = None
 
 
 def write_record(folder: RunFolder, done: Done) -> RunRecord:
@@ -130,6 +139,7 @@ def write_record(folder: RunFolder, done: Done) -> RunRecord:
         versions=dict(_versions()),
         machine=_machine(done.inputs),
         files=dict(_files(folder)),
+        excluded=done.excluded,
         selection=None if done.mined.scored is None else selection_record(done.mined.scored),
     )
     record.write(folder)
