@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import atlas, cache, check, gallery, history, hook, mine, skill
+from lookalike.cli import atlas, cache, check, gallery, history, hook, mine, skill, why
 from lookalike.cli.status import end_on_sigterm, escape_foreign_letters, report_errors, set_up_logging
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(cache.app, name="cache")
 app.add_typer(history.app, name="history")
-for command in (mine.mine, gallery.gallery, gallery.review, gallery.view, atlas.atlas, check.check):
+for command in (mine.mine, gallery.gallery, gallery.review, gallery.view, atlas.atlas, check.check, why.why):
     app.command()(command)
 app.add_typer(skill.app, name="skill")
 # A hook never fails: what it does not know is let pass.
@@ -78,7 +78,7 @@ def _demo(dataset: str, out: Path, targets: int, topn: int, seed: int) -> None:
     print(f"Images:      {result.dataset.title}; {result.dataset.licence}")
     print("Encoder:     EfficientNet-Lite0 with its ImageNet weights")
     print(f"Embedded:    {targets} targets, {pool.embedded} pool images, {pool.embedded / pool.seconds:.0f} images/s")
-    print(f"Mined:       {run.counts.unique} images, the {topn} nearest of each target, each once")
+    print(f"Mined:       {run.counts.unique} images, {mine.how_chosen(run.record)}")
     print(f"Defective:   {result.pair_rate:.2f} of the pairs, {result.mined_rate:.2f} of the mined images")
     print(f"By chance:   {result.base_rate:.2f}, the share of defective images in the pool")
     print("The same for your own images:")

@@ -15,7 +15,7 @@ from lookalike.config.schemas import RunConfig
 from lookalike.errors import ConfigError, MissingSetting
 
 if TYPE_CHECKING:
-    from lookalike.tables.run_folder import InputRecord
+    from lookalike.tables.run_folder import InputRecord, RunRecord
     from lookalike.workflow.run import RunResult
     from lookalike.workflow.run_inputs import Side
     from lookalike.workflow.run_plan import RunPlan
@@ -148,13 +148,21 @@ def _show(result: RunResult, *, now: bool = True) -> None:
     record, counts = result.record, result.counts
     for name, side in (("Targets", record.targets), ("Pool", record.pool)):
         print(f"{name + ':':<10} {_side(side, now=now)}")
-    print(f"Mined:     {counts.unique} images, the {counts.topn} nearest of each target, each once")
+    print(f"Mined:     {counts.unique} images, {how_chosen(record)}")
     if result.warnings:
         print(f"Warnings:  {len(result.warnings)}, in {result.folder.summary}")
     print(f"Report:    {result.report}")
     for page in result.gallery[:1]:
         print(f"Gallery:   {page}")
     print(result.folder.path)
+
+
+def how_chosen(record: RunRecord) -> str:
+    """How a run chose its images, in a few words."""
+    if record.selection is None:
+        return f"the {record.counts['topn']} nearest of each target, each once"
+    components = f", {record.selection['components']} components" if record.selection["components"] else ""
+    return f"by score ({record.selection['scoring']}{components})"
 
 
 def _side(side: InputRecord, *, now: bool) -> str:

@@ -23,7 +23,7 @@ from lookalike.reports.gallery_data import GalleryData, load, page_content, page
 from lookalike.reports.thumbnails import make_thumbnails, setting
 from lookalike.selection.filters import Outcome
 from lookalike.tables.atomic import atomic_path
-from lookalike.tables.run_folder import InputRecord, RunFolder
+from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: In the order in which they are joined: each one uses those before it.
@@ -97,6 +97,9 @@ def describe(outcome: str, threshold: float | None) -> tuple[str, str]:
         Outcome.OVER_BUDGET: ("over budget", "others had a better score"),
         Outcome.OVER_TARGET_LIMIT: ("target full", "its target has all the images that it may have"),
         Outcome.OVER_LABEL_LIMIT: ("label full", "its target's label has all the images that it may have"),
+        Outcome.NEAR_DUPLICATE: ("near-duplicate", "an image that is almost the same is kept"),
+        Outcome.LESS_DIVERSE: ("less diverse", "the kept images are more unlike each other without it"),
+        Outcome.AVOIDED: ("avoided", "it is more like an image to avoid than like a target"),
     }
     words = outcome.replace("_", " ")  # of a rule that this module does not know
     return {str(key): value for key, value in known.items()}.get(outcome, (words, f"by the rule “{words}”"))
@@ -122,12 +125,30 @@ def _verdict(data: GalleryData) -> dict[str, Any]:
         "without": len(data.target_paths) - len(satisfied),
         "encoder": _encoder(record.model, record.model_path, record.targets),
         "certificate": record.certificate.get("text", ""),
+        "chosen": _chosen(record),
         "outcomes": [
             {"name": name, "count": count, "share": count / total, "title": title, "words": words}
             for name, count in outcomes.items()
             for title, words in [describe(name, threshold)]
         ],
     }
+
+
+def _chosen(record: RunRecord) -> str:
+    """How the images were chosen, in a sentence."""
+    selection = record.selection
+    if selection is None:
+        return f"the {record.counts.get('topn')} nearest of each target, each image once"
+    components = f" in {selection['components']} components" if selection["components"] else ""
+    why = {
+        "density_ratio": "more like the targets than like the rest of the pool",
+        "lda": "nearest to the mean of the targets",
+        "nearest": "best rank among the neighbours of any target",
+    }.get(selection["scoring"], "best score")
+    return (
+        f"by score, {selection['scoring']}{components}: {why}; the best {selection['budget']}, and every target first "
+        f"had a claim on its own nearest ({selection['served']} of {selection['targets']} served)"
+    )
 
 
 def _encoder(model: str, model_path: str, targets: InputRecord) -> str:

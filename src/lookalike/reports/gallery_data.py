@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError
@@ -97,7 +98,7 @@ def load(folder: RunFolder) -> GalleryData:
         When the folder is no finished run or a table is damaged.
     """
     record = read_record(folder)
-    pairs = read_pairs(folder)
+    pairs = _shown(read_pairs(folder), record)
     targets = Parts.open(str(folder.targets))
     targets.require("filepath")
     table = targets.read(("filepath", "label"))
@@ -117,6 +118,19 @@ def load(folder: RunFolder) -> GalleryData:
         folder, record, paths, [None if label is None else str(label) for label in labels], pairs,
         np.searchsorted(rows, np.arange(len(paths) + 1)),
     )  # fmt: skip
+
+
+def _shown(pairs: pa.Table, record: RunRecord) -> pa.Table:
+    """The pairs that are shown: all of a search; of a selection by score what is kept, and the topn nearest.
+
+    A selection by score looks at more neighbours than anyone would look through.
+    """
+    topn = record.counts.get("topn")
+    if record.selection is None or not topn:
+        return pairs
+    is_near = pc.fill_null(pc.less_equal(pairs.column("rank"), topn), False)
+    is_kept = pc.equal(pairs.column("outcome").cast(pa.string()), str(Outcome.KEPT))
+    return pairs.filter(pc.or_(is_near, is_kept))
 
 
 def read_pairs(folder: RunFolder) -> pa.Table:

@@ -391,8 +391,6 @@ def _work(job: _Run, sides: tuple[Side, Side]) -> RunResult:
             notes += embed_avoided(folder, config, job.encoder, avoid)
     with steps.step("exclude"):
         bars = bar(folder, config, job.encoder, history)
-        for note in bars.notes:
-            log.warning(note)
     with steps.step("mine"):
         mined = mine_with(mining_settings(folder, config), [*notes, *bars.notes], last_yield=last_yield(history))
         _write_outcomes(folder, mined)

@@ -29,7 +29,7 @@ function nearby(stop) {
   const owner = ownerOf(stop);
   if (!listed.includes(owner)) return stops(listed[Math.min(owner.at, listed.length - 1)])[0];
   const there = stops(owner);
-  return there.find((pair) => pair.rank > stop.rank) ?? there.at(-1);
+  return there.find((pair) => owner.pairs.indexOf(pair) > owner.pairs.indexOf(stop)) ?? there.at(-1);
 }
 
 const ownerOf = (stop) => stop.owner ?? stop;
@@ -77,7 +77,7 @@ function controlsOf(stop) {
 
 function factsOf(stop) {
   if (!stop.owner) return `target ${stop.row + 1}${stop.label === null ? "" : ` · ${stop.label}`}`;
-  const parts = [`target ${stop.owner.row + 1}, rank ${stop.rank}`, `distance ${shortNumber(stop.distance)}`];
+  const parts = [`target ${stop.owner.row + 1}, ${rankOf(stop)}`, `distance ${shortNumber(stop.distance)}`];
   if (stop.score !== null) parts.push(`score ${shortNumber(stop.score)}`);
   if (stop.label !== null) parts.push(stop.label);
   const decision = stop.outcome === "kept" ? decisions.get(stop.path) : "none";
@@ -194,7 +194,7 @@ function showCloser() {
   const owner = ownerOf(current);
   showLarge("target", owner.image, `Target ${owner.row + 1}${owner.label === null ? "" : ` · ${owner.label}`}`);
   control("closer-source").parentElement.hidden = !current.owner;
-  if (current.owner) showLarge("source", current.image, `Rank ${current.rank}${current.label === null ? "" : ` · ${current.label}`}`);
+  if (current.owner) showLarge("source", current.image, `${rankOf(current).replace(/^./, (first) => first.toUpperCase())}${current.label === null ? "" : ` · ${current.label}`}`);
   control("closer-facts").textContent = factsOf(current);
   control("closer-keep").disabled = control("closer-drop").disabled = current.outcome !== "kept";
 }

@@ -70,7 +70,7 @@ class Decisions {
   csv(order) {
     const rows = [...this.rows].sort(([one], [other]) => order(one) - order(other));
     const lines = rows.map(([path, [decision, target, rank, distance]]) =>
-      [path, decision, target, rank, distance ?? ""].map(quoted).join(","),
+      [path, decision, target, rank ?? "", distance ?? ""].map(quoted).join(","),
     );
     return [COLUMNS.join(","), ...lines].join("\r\n") + "\r\n";
   }

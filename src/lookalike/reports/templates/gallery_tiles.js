@@ -42,6 +42,9 @@ const targets = page.targets.map(([row, image, label, rows], place) => {
   return target;
 });
 
+// An image that was selected by its score may be beyond the neighbours that were looked for: it has no rank.
+const rankOf = (pair) => (pair.rank === null ? "beyond the nearest" : `rank ${pair.rank}`);
+
 // The pair for which a path was mined: its decision, and where a duplicate's image was kept.
 const mined = new Map(targets.flatMap((target) => target.kept).map((pair) => [pair.path, pair]));
 
@@ -129,7 +132,7 @@ function tileOf(pair) {
     "div",
     { className: "shot" },
     picture(pair.image, pair.image.name),
-    element("span", { className: "rank", "aria-hidden": "true" }, String(pair.rank)),
+    element("span", { className: "rank", "aria-hidden": "true" }, String(pair.rank ?? "+")),
     pair.mark,
   );
   if (kept) {
@@ -183,7 +186,7 @@ function mark(pair) {
   pair.mark.textContent = { keep: "✓", drop: "✕", none: "" }[decision];
   pair.keep?.setAttribute("aria-pressed", String(decision === "keep"));
   pair.drop?.setAttribute("aria-pressed", String(decision === "drop"));
-  const parts = [`rank ${pair.rank}`, pair.image.name, `distance ${shortNumber(pair.distance)}`];
+  const parts = [rankOf(pair), pair.image.name, `distance ${shortNumber(pair.distance)}`];
   if (pair.label !== null) parts.push(`label ${pair.label}`);
   parts.push(wordsOf(pair));
   if (decision !== "none") parts.push(`your decision: ${decision}`);
