@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError
+from lookalike.reports.markdown import command
 from lookalike.reports.thumbnails import Reading, Thumbnail
 from lookalike.selection.filters import Outcome
 from lookalike.tables.embedding_table import Parts
@@ -201,6 +202,7 @@ def page_content(
     return {
         "run": data.identity,
         "name": data.folder.path.resolve().name,
+        "review": command(("lookalike", "review", str(data.folder.path.resolve()))),
         "outcomes": outcomes,
         "images": [
             [path, image_link(path, root, folder), image_id(path), base64.b64encode(one.data).decode(), one.reason]
