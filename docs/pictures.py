@@ -47,7 +47,7 @@ def take(browser: Browser, page_url: str, name: str) -> None:
         whole = picture.convert("RGB")
     whole.save(path, optimize=True)
     if path.stat().st_size > MOST_BYTES:
-        whole.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+        whole.quantize(256, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path.name}: {whole.width} x {whole.height}, {path.stat().st_size / 1e3:.0f} kB")  # noqa: T201
 
 

@@ -1,6 +1,7 @@
 """The gallery in a real browser: what is shown, keys, decisions, export, hostile names, looks, and a phone."""
 
 import csv
+import shlex
 import shutil
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
@@ -15,6 +16,7 @@ from lookalike.reports import gallery_data
 from lookalike.reports.captions import plot_captions
 from lookalike.reports.gallery import write_gallery
 from lookalike.reports.plots import write_plots
+from lookalike.reports.report import write_report
 from support.runs import make_images, make_run
 
 #: Texts that would do harm, or lead astray, where one of the layers forgot to escape.
@@ -104,7 +106,7 @@ def test_it_shows_the_run(page, run, pairs, screenshot):
     kept = pairs[pairs.outcome == "kept"]
     assert set(pairs.outcome) == {"kept", "label_mismatch", "over_distance", "duplicate"}
     assert page.inner_text("h1") == f"{len(kept)} of 12 pool images mined for your 4 targets"
-    assert "one warning <of> the run" in page.inner_text(".warnings")
+    assert "one warning <of> the run" in page.inner_text(".eye")
     assert "acme/tiny-clip" in page.inner_text(".facts")
     assert "cosine ≤ 1.1" in page.inner_text(".facts")
     assert tiles(page) == [names(kept[kept.target_row == row]) for row in range(4)]
@@ -116,6 +118,64 @@ def test_it_shows_the_run(page, run, pairs, screenshot):
     shown = [image.get_attribute("alt") for image in page.locator(".plots img").all()]
     assert shown == [plot.alt for plot in plot_captions(run)]
     screenshot(page, "gallery_light")
+
+
+def test_what_needs_a_persons_eye_is_at_the_top_and_can_be_folded_away(open_page, tmp_path, screenshot):
+    """The findings of the report, as many, and in its words."""
+    vectors = np.random.default_rng(1).standard_normal((16, 8))
+    vectors[:, 0] = 5
+    vectors[3, 0] = -5  # this target has nothing near
+    run = make_run(
+        tmp_path / "run", pool=12, vectors=(vectors[:4], vectors[4:]), distance_threshold=1.1, warnings=["<b>one</b>"]
+    )
+    report = write_report(run).read_text(encoding="utf-8")
+    write_gallery(run)
+    page = open_page(run.gallery)
+    screenshot(page, "gallery_findings")
+    found = page.locator(".eye li").all_inner_texts()
+    assert len(found) >= 3
+    assert page.inner_text(".eye summary") == f"{len(found)} things need a person’s eye"
+    assert f"; {len(found)} things need a person's eye.**" in report
+    assert found[0].startswith("1 target left with nothing: none of its neighbours is in the mined table")
+    assert page.locator(".eye li code").first.inner_text().endswith("/images/target_003.png")
+    assert found[-1] == "<b>one</b>"
+    assert page.locator(".eye li b").count() == report.split("## Inputs")[0].count("\n- **")
+    assert not any(mark in text for text in found for mark in ("**", "`", "\\"))
+    assert page.locator(".eye").bounding_box()["y"] < page.locator(".tools").bounding_box()["y"]
+    page.locator(".eye summary").focus()
+    press(page, "Enter")
+    assert not page.locator(".eye li").first.is_visible()
+    press(page, "Space")
+    assert page.locator(".eye li").first.is_visible()
+
+
+def test_nothing_is_said_where_nothing_needs_an_eye(open_page, tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((24, 8))
+    vectors[:4] = vectors[4:8] + 0.01
+    run = make_run(tmp_path / "run", vectors=(vectors[:4], vectors[4:]), topn=1)
+    write_gallery(run)
+    assert open_page(run.gallery).locator(".eye").count() == 0
+
+
+def test_commands_work_from_anywhere(open_page, tmp_path, run_command, monkeypatch):
+    """A run in a folder whose name needs quotes: what the page shows can be pasted into a shell."""
+    monkeypatch.setattr(gallery_data, "MOST_TARGETS", 3)
+    run = make_run(tmp_path / "a run's $HOME <b>", targets=4, pool=8)
+    write_gallery(run)
+    page = open_page(run.gallery)
+    press(page, "j", "x", "?")
+    review = shlex.split(page.locator("#help code").first.inner_text())
+    assert review == ["lookalike", "review", str(run.path), "decisions.csv"]
+    assert shlex.split(page.inner_text(".notice code")) == ["lookalike", "gallery", str(run.path), "--gallery-all"]
+    press(page, "Escape")
+    path, _ = exported(page, tmp_path)
+    said = page.inner_text("#toast")
+    assert shlex.split(said[said.index("lookalike") :])[:3] == review[:3]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(path, elsewhere)
+    done = run_command(*review, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
 
 
 def test_dropped_pairs_come_on_demand_with_their_rule(page, pairs, screenshot):
@@ -331,10 +391,12 @@ def test_hostile_names_are_text_and_their_links_open_the_right_file(open_page, t
     run = make_run(
         tmp_path / "run", target_paths=sources[:1], pool_paths=sources, vectors=vectors, topn=len(NAMES),
         target_labels=["<script>alert(3)</script>"], pool_labels=["</script><b>"] * len(NAMES),
-        warnings=["<script>alert(4)</script>"],
+        warnings=["<script>alert(4)</script>", "**bold** `code` \\ & _low_ [x](y) ``"],
     )  # fmt: skip
     write_gallery(run)
     page = open_page(run.gallery)
+    told = page.locator(".eye li").all_inner_texts()
+    assert told[-2:] == ["<script>alert(4)</script>", "**bold** `code` \\ & _low_ [x](y) ``"]
     links = page.locator(".tile a.name")
     for number, path in enumerate(sources):
         link = links.nth(number)

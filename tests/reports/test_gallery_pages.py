@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import TableError
-from lookalike.reports import gallery_data
+from lookalike.reports import gallery_data, markdown
 from lookalike.reports.gallery import write_gallery
 from lookalike.reports.gallery_data import image_link, load
 from lookalike.reports.thumbnails import Reading, make_thumbnails, small_copy
@@ -208,3 +208,26 @@ def contrast(one, other):
 
     low, high = sorted((light(one), light(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_values_come_back_from_markdown_as_they_were():
+    """The gallery shows the findings of the report, whose values are escaped for Markdown."""
+    for value in (
+        "plain", "/a|b_c_.png", "`tick`", "``two`` `", "**not bold**", "a\\b\\", "<img src=x>", "&amp; $HOME ~",
+        "[x](y)", "_low_", "*", "**", "`", " pad ", "划痕", "\\`*", "a `code` b",
+    ):  # fmt: skip
+        expected = " ".join(value.split())
+        assert "".join(text for _, text in markdown.pieces(markdown.plain(value, 99))) == expected
+        assert markdown.pieces(f"{markdown.code(value, 99)} x")[0] == ("code", value)
+    assert markdown.pieces("**3 `odd` things**: `a` and `b`.") == [
+        ("bold", "3 "), ("code", "odd"), ("bold", " things"), ("text", ": "), ("code", "a"), ("text", " and "),
+        ("code", "b"), ("text", "."),
+    ]  # fmt: skip
+
+
+def test_a_folder_without_its_vectors_has_a_gallery_without_findings(tmp_path, caplog):
+    run = make_run(tmp_path / "run", warnings=["w"])
+    run.pool.unlink()
+    write_gallery(run)
+    assert 'class="eye"' not in run.gallery.read_text(encoding="utf-8")
+    assert "the gallery has no findings" in caplog.text

@@ -50,50 +50,50 @@ def recommend(facts: Facts, room: Room) -> list[Action]:
 def _augment(facts: Facts) -> Action:
     if not facts.mined:
         text = f"`mined.parquet` has no rows, so there is nothing to augment with: {why_empty(facts)}."
-        return Action("Augment: not yet", text, _again(facts))
+        again, searches = _again(facts)
+        return Action("Augment: not yet", f"{text} {again}".rstrip(), searches)
     text = (
-        f"Look through the {count(facts.mined, 'image')} first; what you decide there becomes "
-        "`mined_reviewed.parquet`, the list to add to the training set (or add `mined.parquet` as it is):"
+        f"Look through the {count(facts.mined, 'mined image')} first, keep or drop them in the gallery, and export "
+        "your decisions. The second command writes `mined_reviewed.parquet`, the list to add to the training set (or "
+        "add `mined.parquet` as it is):"
     )
     run = str(facts.folder.path.resolve())
     commands = [("lookalike", "view", run), ("lookalike", "review", run, "decisions.csv")]
     return Action("Augment with `mined.parquet`", text, [command(words) for words in commands])
 
 
-def _again(facts: Facts) -> list[str]:
-    """The search again, with the rule that dropped most switched off."""
+def _again(facts: Facts) -> tuple[str, list[str]]:
+    """The search again, with the rule that dropped most switched off: what that is, and the command."""
     worst = max(facts.outcomes, key=lambda name: facts.outcomes[name])
     if facts.setting("within_label"):
-        return [_search(facts, within_label="false")]
+        return "The same search among all labels:", [_search(facts, within_label="false")]
     if worst == Outcome.OVER_DISTANCE:
-        return [_search(facts, distance_threshold="-1.0")]
+        return "The same search without a threshold:", [_search(facts, distance_threshold="-1.0")]
     if worst == Outcome.LABEL_MISMATCH:
-        return [_search(facts, filter_by_label="false", within_label="true")]
-    return []
+        search = _search(facts, filter_by_label="false", within_label="true")
+        return "The same search among the images of each target's label:", [search]
+    return "", []
 
 
 def _exhausted(facts: Facts) -> Action:
     if facts.exhausted and facts.mined:
-        text = (
-            f"It is: {why_exhausted(facts)}. More neighbours a target would bring little: bring new images into the "
-            "pool."
-        )
+        text = f"Yes: {why_exhausted(facts)}. More neighbours per target would add little; add new images to the pool."
         return Action("Pool exhausted", text)
-    text = f"It is not: {count(facts.record.pool.embedded - facts.mined, 'pool image')} not mined."
+    text = f"No: {count(facts.record.pool.embedded - facts.mined, 'pool image')} not mined yet."
     more = min(2 * facts.topn, facts.record.pool.embedded)
     if more == facts.topn or not facts.mined:
         return Action("Pool exhausted", text)
-    text += " For more, search again, without embedding again:"
+    text += " To get more, search again with a larger `topn`; no image is embedded again:"
     return Action("Pool exhausted", text, [_search(facts, topn=str(more))])
 
 
 def _noop(facts: Facts) -> Action:
     if not facts.wants_label_filter:
-        text = "It does not apply: `filter_by_label` was off, so the labels of a pair may differ."
+        text = "Not applicable: `filter_by_label` was off, so the labels of a pair may differ."
     elif not facts.filter_was_noop:
-        text = "It was none: the label filter dropped pairs whose labels differ, see the counts above."
+        text = "No: the label filter dropped pairs whose labels differ, see the counts above."
     else:
-        text = f"It was one: {why_noop(facts)}."
+        text = f"Yes: {why_noop(facts)}."
         if not facts.filter_ran:
             text += " Add the column to the input tables, or leave `filter_by_label` out, so that nobody relies on it."
     return Action("Label filter a no-op", text)
@@ -103,16 +103,16 @@ def _unrelated(facts: Facts) -> Action:
     if facts.unrelated and facts.random:
         limit = UNRELATED * facts.random
         text = (
-            f"There are: {count(facts.unrelated, 'target')} with no pool image nearer than {number(limit)}. Look at "
-            "them in the gallery. If they are wrong, a threshold at that distance drops them; if most are, try an "
-            "encoder that suits the images better."
+            f"Yes: {count(facts.unrelated, 'target')} with no pool image nearer than {number(limit)}. Look at the "
+            "pairs in the gallery. If they are wrong, a threshold at that distance drops them; if most pairs are "
+            "wrong, try an encoder that suits the images better."
         )
         tighter = facts.threshold is None or facts.threshold > limit
         search = [_search(facts, distance_threshold=f"{limit:.4g}")] if tighter else []
         return Action("Unrelated images", text, search)
     if not facts.pairs:
         return Action("Unrelated images", "There is nothing to judge: the search returned no pairs.")
-    text = "None stand out by distance; the eye may still find some, and a `distance_threshold` drops the farthest."
+    text = "None that the distances show. You may still find some by eye; a `distance_threshold` drops the farthest."
     return Action("Unrelated images", text)
 
 
@@ -125,7 +125,8 @@ def _rest(facts: Facts, room: Room) -> Iterator[Action]:
         yield Action("Targets left with nothing", text, [search])
     elif facts.nothing and facts.mined:
         yield Action(
-            "Targets left with nothing", "The pool may lack such images: collect some, or loosen the threshold."
+            "Targets left with nothing",
+            "The pool may lack such images: collect some, or raise the threshold, if one is set.",
         )
     aside = [side for side in (facts.targets, facts.pool) if side.record.quarantined]
     if aside:

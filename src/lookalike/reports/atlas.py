@@ -5,10 +5,7 @@ One row an image, the targets first, then pool images: coordinates, path, small 
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,26 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from lookalike.config.schemas import ImageEmbeddingsConfig, NearestNeighborsConfig
-from lookalike.errors import ConfigError, MissingDependency
-from lookalike.images.decode import DecodeSettings, decode
-from lookalike.images.locate import ReadSettings, read_bytes
-from lookalike.images.outcome import ImageRejected
+from lookalike.config.schemas import NearestNeighborsConfig
+from lookalike.errors import ConfigError
 from lookalike.progress import progress
 from lookalike.reports.facts import check_rows, open_tables
 from lookalike.reports.pairs import Pairs, read_pairs
 from lookalike.reports.plot_map import MOST_POOL, MOST_TARGETS
 from lookalike.reports.projection import MOST_UMAP, Points, Principal, project
 from lookalike.reports.sample import Rows, VectorRows
+from lookalike.reports.thumbnails import ATLAS, Reading, small_files
 from lookalike.selection.filters import Outcome
 from lookalike.tables.atomic import atomic_path, check_output
-from lookalike.tables.run_folder import RunFolder, RunRecord, read_record
+from lookalike.tables.run_folder import RunFolder, read_record
 
 #: The file's name in the run folder, and how many pool images it has by default, beside those that were found.
 NAME, SAMPLE = "atlas.parquet", 5_000
-_EDGE, _QUALITY = 96, 80
 _WRITE_ROWS = 2048
 _NEIGHBORS = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))])
 SCHEMA = pa.schema(
@@ -106,6 +99,8 @@ def write_atlas(folder: RunFolder, out: Path | None = None, *, sample: int = SAM
         When `sample` is negative.
     TableError
         When the folder is no finished run, a table is damaged, or the output cannot be written.
+    ImagesFailed
+        When the disk or network that holds the images does not answer.
     """
     if sample < 0:
         raise ConfigError(f"sample={sample} is not possible", hint="give a number of pool images, or 0 for all of them")
@@ -121,7 +116,7 @@ def write_atlas(folder: RunFolder, out: Path | None = None, *, sample: int = SAM
     metric = str(record.settings.get("knn_metric", NearestNeighborsConfig.knn_metric))
     points, method = _points(tables, rows, metric)
     schema = SCHEMA if pictures else SCHEMA.remove(SCHEMA.get_field_index("picture"))
-    reader = _Pictures(record) if pictures else None
+    reading = Reading.of(record.settings)
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
@@ -129,8 +124,8 @@ def write_atlas(folder: RunFolder, out: Path | None = None, *, sample: int = SAM
     ):
         done = 0
         for columns in _parts(tables, rows, points, _known(pairs, rows)):
-            if reader:
-                columns["picture"] = reader.read(columns["filepath"])
+            if pictures:  # null where one cannot be read any more
+                columns["picture"] = [one.data or None for one in small_files(columns["filepath"], reading, ATLAS)]
             arrays = [pa.array(columns[field.name], field.type) for field in schema]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             done += len(arrays[0])
@@ -241,32 +236,3 @@ def _texts(table: VectorRows, rows: Rows) -> Iterator[tuple[int, list[str], list
             labels = part.column(1).to_pylist() if table.has_labels else [None] * part.num_rows
             texts = [None if label is None else str(label) for label in labels]
             yield first + start, [str(path) for path in part.column(0).to_pylist()], texts
-
-
-class _Pictures:
-    """Small copies of images as JPEG, read on several threads; None where one cannot be read any more."""
-
-    def __init__(self, record: RunRecord) -> None:
-        defaults = ImageEmbeddingsConfig()
-
-        def of(name: str) -> object:
-            return record.settings.get(name, getattr(defaults, name))
-
-        self._files = ReadSettings(str(of("root")), int(str(of("max_bytes"))), int(str(of("retries"))))
-        self._pixels = DecodeSettings(str(of("exif")), str(of("bit_depth")), int(str(of("max_pixels"))))
-        self._threads = 2 * (os.cpu_count() or 1)
-
-    def read(self, filepaths: Sequence[str]) -> list[bytes | None]:
-        """The pictures of some paths, in order."""
-        with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(self._read, filepaths))
-
-    def _read(self, filepath: str) -> bytes | None:
-        try:
-            picture = decode(read_bytes(filepath, self._files), self._pixels).image
-        except (ImageRejected, MissingDependency):
-            return None
-        picture.thumbnail((_EDGE, _EDGE), Image.Resampling.LANCZOS)
-        stream = io.BytesIO()
-        picture.convert("RGB").save(stream, "JPEG", quality=_QUALITY)
-        return stream.getvalue()

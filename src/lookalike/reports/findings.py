@@ -124,8 +124,9 @@ def _inputs(facts: Facts, room: Room) -> Iterator[str]:
 def _served(facts: Facts, room: Room) -> Iterator[str]:
     """Targets that got nothing, or less than it seems."""
     if facts.nothing and facts.mined:
+        whose = "its" if facts.nothing == 1 else "their"
         yield (
-            f"**{count(facts.nothing, 'target')} left with nothing**: none of their neighbours is in the mined table"
+            f"**{count(facts.nothing, 'target')} left with nothing**: none of {whose} neighbours is in the mined table"
             f"{_such_as(facts.first_nothing, facts.nothing, room)}."
         )
     if facts.exhausted and facts.mined:
@@ -136,7 +137,7 @@ def _images(facts: Facts, room: Room) -> Iterator[str]:
     """Single images that stand out."""
     if facts.unrelated:
         what = "Distances look unrelated" if facts.all_unrelated else "Unrelated neighbours"
-        rule = f"{UNRELATED:g} of the {number(facts.random)} of a random target–pool pair"
+        rule = f"{UNRELATED:g} times the distance of a random target–pool pair ({number(facts.random)})"
         yield (
             f"**{what}**: for {count(facts.unrelated, 'target')} the nearest pool image is no nearer than {rule}"
             f"{_such_as(facts.first_unrelated, facts.unrelated, room)}."
@@ -149,10 +150,10 @@ def _images(facts: Facts, room: Room) -> Iterator[str]:
             f"{_more(facts.hub_count - min(len(facts.hubs), room.named))}). Often an empty or blurred picture."
         )
     if facts.same_path:
-        yield (
-            f"**{count(facts.same_path, 'target')} found in the pool themselves**, by path; {facts.self_mined} of "
-            "these pairs were kept, so that the mined table holds known images."
-        )
+        known = "none of them was mined as its own neighbour"
+        if facts.self_mined:
+            known = f"{facts.self_mined} of them mined as their own neighbour, so the mined table holds images you know"
+        yield f"**{count(facts.same_path, 'target')} found in the pool**, too, by path; {known}."
     if facts.same_vector:
         yield (
             f"**{count(facts.same_vector, 'target')} with an equal vector in the pool**: a neighbour of another path "

@@ -11,25 +11,34 @@ import base64
 import functools
 import hashlib
 import json
+import logging
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from lookalike.errors import TableError
 from lookalike.reports.captions import plot_captions
+from lookalike.reports.facts import gather
+from lookalike.reports.findings import Findings, Room, find
 from lookalike.reports.gallery_data import GalleryData, load, page_content, page_images
+from lookalike.reports.markdown import command, pieces
 from lookalike.reports.thumbnails import make_thumbnails, setting
 from lookalike.selection.filters import Outcome
 from lookalike.tables.atomic import atomic_path
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord
+
+log = logging.getLogger(__name__)
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: In the order in which they are joined: each one uses those before it.
 _SCRIPTS = ("gallery_decisions.js", "gallery_tiles.js", "gallery_filters.js", "gallery.js")
 #: What ends a script element or begins another, and two ends of a line that JavaScript knows and JSON does not.
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
+
+#: Room for the findings: the report, which has more, is beside the page.
+_ROOM = Room(labels=0, items=5, warning=240, value=80, prose=False)
 
 
 def write_gallery(folder: RunFolder, *, every: bool = False) -> list[Path]:
@@ -52,19 +61,20 @@ def write_gallery(folder: RunFolder, *, every: bool = False) -> list[Path]:
     """
     data = load(folder)
     pages = data.pages(every=every)
+    head = {**_verdict(data), **_eye(data)}
     paths = [folder.gallery if not number else page_path(folder, number + 1) for number in range(len(pages))]
     for number, rows in enumerate(pages):
         images = page_images(data, rows)
         content = page_content(data, rows, images, make_thumbnails(images, data.reading))
         html = _template().render(
-            **_verdict(data),
+            **head,
             **_inline(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))),
             plots=_plots(folder),
             shown=len(rows),
             total=len(data.target_paths),
             number=number + 1,
             names=[path.name for path in paths],
-            again=shlex.join(("lookalike", "gallery", folder.path.resolve().name, "--gallery-all")),
+            again=_command(folder, "gallery", "--gallery-all"),
         )
         with atomic_path(paths[number]) as temporary:
             temporary.write_text(html, encoding="utf-8", newline="\n")
@@ -117,7 +127,8 @@ def _verdict(data: GalleryData) -> dict[str, Any]:
     return {
         "name": data.folder.path.resolve().name,
         "record": record,
-        "command": shlex.join(record.command),
+        "command": command(record.command),
+        "review": _command(data.folder, "review", "decisions.csv"),
         "mined": outcomes[Outcome.KEPT],
         "metric": setting(record.settings, "knn_metric"),
         "topn": record.counts.get("topn"),
@@ -149,6 +160,28 @@ def _chosen(record: RunRecord) -> str:
         f"by score, {selection['scoring']}{components}: {why}; the best {selection['budget']}, and every target first "
         f"had a claim on its own nearest ({selection['served']} of {selection['targets']} served)"
     )
+
+
+def _command(folder: RunFolder, name: str, word: str) -> str:
+    """A command of this program for this run, which works from wherever the user is."""
+    return command(("lookalike", name, str(folder.path.resolve()), word))
+
+
+def _eye(data: GalleryData) -> dict[str, Any]:
+    """What needs a person's eye, as in the report, taken apart so that the template can escape it."""
+    try:
+        findings = find(gather(data.folder), _ROOM)
+    except TableError as error:
+        # A folder without its vectors, say: there is less to say, and the images can be looked at all the same.
+        log.warning("the gallery has no findings: %s", error)
+        findings = Findings([], [])
+    most = _ROOM.items
+    return {
+        "findings": [pieces(text) for text in (*findings.own, *findings.warnings[:most])],
+        "more_findings": len(findings.warnings[most:]),
+        "things": len(findings),
+        "report": data.folder.report.name,
+    }
 
 
 def _encoder(model: str, model_path: str, targets: InputRecord) -> str:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError
+from lookalike.reports.markdown import command
 from lookalike.reports.thumbnails import Reading, Thumbnail
 from lookalike.selection.filters import Outcome
 from lookalike.tables.embedding_table import Parts
@@ -215,6 +216,7 @@ def page_content(
     return {
         "run": data.identity,
         "name": data.folder.path.resolve().name,
+        "review": command(("lookalike", "review", str(data.folder.path.resolve()))),
         "outcomes": outcomes,
         "images": [
             [path, image_link(path, root, folder), image_id(path), base64.b64encode(one.data).decode(), one.reason]

@@ -13,6 +13,10 @@ from rich.cells import cell_len
 
 #: What stands for what was left out.
 ELLIPSIS = "…"
+#: What `pieces` reads: an escaped sign, a code span, or the marks of bold text.
+_MARKED = re.compile(
+    r"\\([\\`*\[\]<>|~&$_])|(?<!`)(?P<marks>`+)(?!`)(?P<code>.+?)(?<!`)(?P=marks)(?!`)|\*\*", re.DOTALL
+)
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~&$])|(?<![^\W_])(_)|(_)(?![^\W_])")
 
 
@@ -45,6 +49,38 @@ def plain(value: object, most: int) -> str:
     text = " ".join(one_line(" ".join(str(value).split())).split())
     text = text if len(text) <= most else text[: most - 1].rstrip() + ELLIPSIS
     return _SPECIAL.sub(r"\\\g<0>", text)
+
+
+def pieces(text: str) -> list[tuple[str, str]]:
+    """Take a sentence of this module's Markdown apart, for a place that is no Markdown.
+
+    Returns
+    -------
+    list of (kind, text)
+        ``text``, ``bold`` or ``code``, and the text as it was before it was escaped.
+    """
+    found: list[tuple[str, str]] = []
+    kind, last = "text", 0
+
+    def add(sort: str, piece: str) -> None:
+        if found and found[-1][0] == sort != "code":
+            found[-1] = (sort, found[-1][1] + piece)
+        elif piece:
+            found.append((sort, piece))
+
+    for match in _MARKED.finditer(text):
+        add(kind, text[last : match.start()])
+        last = match.end()
+        if match["code"] is not None:
+            span = match["code"]
+            padded = span[0] == span[-1] == " " and span.strip(" ")
+            add("code", span[1:-1] if padded else span)
+        elif match[1] is not None:
+            add(kind, match[1])
+        else:
+            kind = "bold" if kind == "text" else "text"
+    add(kind, text[last:])
+    return found
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], align: str) -> str:

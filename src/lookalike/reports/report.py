@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def render(facts: Facts, room: Room) -> str:
         "warnings": findings.warnings[: room.items],
         "more_warnings": len(findings.warnings[room.items :]),
         "inputs": _inputs(facts, value),
-        "input_notes": list(_input_notes(facts)),
+        "input_note": _input_note(facts),
         "encoders": _encoders(facts, value),
         "command": markdown.fence(markdown.command(record.command, 4 * value), "text"),
         "settings": _settings(facts),
@@ -176,11 +175,11 @@ def _converted(side: Side) -> str:
     return "yes" if side.record.kind == "CSV" else f"from {markdown.plain(side.record.kind, 40)}"
 
 
-def _input_notes(facts: Facts) -> Iterator[str]:
-    for side in (facts.targets, facts.pool):
-        known = side.record.cached + side.record.reused
-        if known:
-            yield f"Of {side.name}, {markdown.count(known, 'vector')} came from the cache or an earlier table."
+def _input_note(facts: Facts) -> str:
+    """How many vectors did not have to be computed."""
+    sides = ((side.name, side.record.cached + side.record.reused) for side in (facts.targets, facts.pool))
+    known = [f"{count} of `{name}`" for name, count in sides if count]
+    return f"Vectors that came from the cache or an earlier table: {', '.join(known)}." if known else ""
 
 
 def _encoders(facts: Facts, most: int) -> str:
@@ -242,11 +241,11 @@ def _counts(facts: Facts) -> str:
 def _noop(facts: Facts) -> str:
     """Whether the label filter changed anything."""
     if not facts.wants_label_filter:
-        return "The label filter was off, so there was no no-op: nobody relied on it."
+        return "The label filter was off, so the question whether it was a no-op does not arise."
     if facts.filter_was_noop:
         return f"The label filter was a no-op: {why_noop(facts)}."
     mismatches = facts.record.counts["label_mismatches"] or 0
-    return f"The label filter was not a no-op: it dropped {markdown.count(mismatches, 'pair')} of unlike labels."
+    return f"The label filter was not a no-op: it dropped {markdown.count(mismatches, 'pair')} whose labels differ."
 
 
 def _certificate(facts: Facts) -> str:
@@ -271,9 +270,11 @@ def _labels_rest(facts: Facts, room: Room) -> str:
     """Which labels are shown, and what the others amount to."""
     rest = facts.labels[room.labels :]
     if not rest:
+        if not facts.has_labels:
+            return "The targets have no column `label`, so all of them are in one row."
         if len(rows := facts.labels) == 1:
             return "All targets are in one row."
-        return f"Shown: all {len(rows)} target labels, those with most targets first."
+        return f"All {len(rows)} target labels are shown, those with most targets first."
     bare = sorted((row for row in rest if row.nothing), key=lambda row: (-row.nothing, row.label))
     text = (
         f"Shown: the {room.labels} labels with most targets. The other {markdown.count(len(rest), 'label')} have "
@@ -291,13 +292,13 @@ def _on_disk(facts: Facts) -> str:
     """Whether the first paths are there."""
     first = facts.paths.first
     if not first:
-        return "There is no path that could be looked up on disk."
+        return "There is no path to look up on disk."
     unseen = sum(there is None for _, there in first)
     looked = len(first) - unseen
-    text = f"Of the first {markdown.count(len(first), 'path')}, {looked - facts.paths.missing} exist on disk"
+    text = f"First {markdown.count(len(first), 'path')}: {looked - facts.paths.missing} found on disk"
     if facts.paths.missing:
-        text += f", {facts.paths.missing} do not"
-    return text + (f", and {unseen} are URLs, which were not looked up." if unseen else ".")
+        text += f", {facts.paths.missing} missing"
+    return text + (f", {markdown.count(unseen, 'URL')} not looked up." if unseen else ".")
 
 
 def _first_paths(facts: Facts, room: Room) -> str:
@@ -311,6 +312,8 @@ def _first_paths(facts: Facts, room: Room) -> str:
 def _encoding(facts: Facts) -> str:
     """How the paths are written."""
     paths = facts.paths
+    if not facts.mined:
+        return "there are no paths to judge."
     if not paths.utf8:
         return "not all paths are valid UTF-8, so other programs may not find these files."
     parts = [

@@ -1,10 +1,10 @@
-"""Small copies of images: one for the contact sheet, thousands for the gallery, and a reason where there is none."""
+"""Small copies of images: for the contact sheet, the gallery and the atlas, and a reason where there is none."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,6 @@ from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import ImageRejected
 from lookalike.progress import progress
 
-#: Longest edge of a thumbnail of the gallery, and its WebP quality: 2 to 4 KB for a picture of a product.
-EDGE, _QUALITY = 128, 70
-#: WebP's effort: the least but one; the usual 4 takes more than twice as long and saves 5 % of the bytes.
-_EFFORT = 1
 #: Threads that read; more than the cores, because some of them wait for a disk or a network.
 _THREADS = min(32, max(8, 2 * (os.cpu_count() or 1)))
 #: The reasons of `images.outcome.Reason`, for people.
@@ -69,10 +65,36 @@ class Reading:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small copy of an image as WebP; empty, with the reason in words, where the image cannot be read."""
+    """A small copy of an image as a file; empty, with the reason in words, where the image cannot be read."""
 
     data: bytes
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What small copies are like.
+
+    Attributes
+    ----------
+    edge:
+        Longest edge.
+    kind:
+        Pillow's name of the format.
+    options:
+        What Pillow takes for it.
+    """
+
+    edge: int
+    kind: str
+    options: Mapping[str, Any]
+
+
+#: A thumbnail of the gallery: 2 to 4 KB for a picture of a product. WebP's effort is the least but one; the usual 4
+#: takes more than twice as long and saves 5 % of the bytes.
+GALLERY = Look(128, "WEBP", {"quality": 70, "method": 1})
+#: A picture of the atlas, in a format that every program shows.
+ATLAS = Look(96, "JPEG", {"quality": 80})
 
 
 def setting(settings: Mapping[str, Any], name: str) -> Any:
@@ -105,26 +127,37 @@ def make_thumbnails(filepaths: Sequence[str], reading: Reading) -> list[Thumbnai
     ImagesFailed
         When so many files hang that the disk or the network seems to be dead.
     """
+    made: list[Thumbnail] = []
+    with progress("drawing the gallery", len(filepaths), "images") as advance:
+        for thumbnail in small_files(filepaths, reading, GALLERY):
+            made.append(thumbnail)
+            advance(len(made))
+    return made
+
+
+def small_files(filepaths: Sequence[str], reading: Reading, look: Look) -> Iterator[Thumbnail]:
+    """Make small copies on threads, a few ahead of who takes them, in the order of the paths.
+
+    Raises
+    ------
+    ImagesFailed
+        As `make_thumbnails`.
+    """
 
     def make(filepath: str) -> Thumbnail:
         try:
-            picture = small_copy(filepath, EDGE, reading)
+            picture = small_copy(filepath, look.edge, reading)
         except ImageRejected as outcome:
             return Thumbnail(b"", f"{_WORDS.get(outcome.reason, outcome.reason)}: {outcome.detail}")
         except MissingDependency as error:
             return Thumbnail(b"", error.what)
         stream = io.BytesIO()
-        picture.save(stream, "WEBP", quality=_QUALITY, method=_EFFORT)
+        picture.save(stream, look.kind, **look.options)
         return Thumbnail(stream.getvalue())
 
     def late(_: str) -> Thumbnail:
         return Thumbnail(b"", f"{_WORDS['unreadable']}: it gave no answer within {reading.time_limit:g} s")
 
-    made: list[Thumbnail] = []
-    with progress("drawing the gallery", len(filepaths), "images") as advance:
-        for thumbnail in read_ahead(
-            make, filepaths, threads=_THREADS, ahead=4 * _THREADS, time_limit=reading.time_limit, on_timeout=late
-        ):
-            made.append(thumbnail)
-            advance(len(made))
-    return made
+    yield from read_ahead(
+        make, filepaths, threads=_THREADS, ahead=4 * _THREADS, time_limit=reading.time_limit, on_timeout=late
+    )

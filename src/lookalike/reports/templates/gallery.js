@@ -174,12 +174,12 @@ function showTally() {
 }
 
 let silence = 0;
-function say(words) {
+function say(words, milliseconds = 3500) {
   const toast = control("toast");
   toast.textContent = words;
   toast.classList.add("on");
   clearTimeout(silence);
-  silence = setTimeout(() => toast.classList.remove("on"), 3500);
+  silence = setTimeout(() => toast.classList.remove("on"), milliseconds);
 }
 
 // ---- looking closer ----
@@ -236,7 +236,8 @@ function exportCsv() {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   decisions.unsaved = false;
-  say(`Exported ${decisions.rows.size} decisions: lookalike review ${page.name} ${link.download}`);
+  // Long enough to be read; the help has the command, too, to be copied.
+  say(`Exported ${decisions.rows.size} decisions. In the folder of the file: ${page.review} ${link.download}`, 15_000);
 }
 
 async function importCsv(file) {
