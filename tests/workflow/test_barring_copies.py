@@ -63,7 +63,7 @@ def scene(tmp_path_factory):
         for name, rows in (("protected", protected), ("pool", paths))
     ]
     return SimpleNamespace(
-        folder=folder, config=config, protected=tables[0], pool=tables[1], paths=paths, others=len(others), copies=copies,
+        config=config, protected=tables[0], pool=tables[1], paths=paths, others=len(others), copies=copies,
         encoder=open_encoder(config.embedding("", ""), "cpu"),
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ def test_every_copy_is_barred_by_its_original_and_nothing_else_is(scene):
     assert bars.counts == {"protected_bytes": 8, "protected_pixels": 8, "protected_near": 32}
     assert bars.read == len(scene.paths) - 8, "files with the same bytes are not decoded"
     assert not bars.notes
-    vectors = {path: row for path, row in zip(*_vectors(scene.protected, scene.pool), strict=True)}
+    vectors = _vectors(scene.protected, scene.pool)
     for row in table[16:]:
         one, two = vectors[row["source_filepath"]], vectors[row["barred_by"]]
         cosine = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
@@ -96,10 +96,13 @@ def test_every_copy_is_barred_by_its_original_and_nothing_else_is(scene):
 
 
 def _vectors(*tables):
+    """The vector of every path of some embedding tables."""
     read = [read_embedding_table(str(table), "embedding") for table in tables]
-    return sum((one.filepaths.to_pylist() for one in read), []), np.concatenate([one.vectors for one in read]).astype(
-        float
-    )
+    return {
+        path: row.astype(float)
+        for one in read
+        for path, row in zip(one.filepaths.to_pylist(), one.vectors, strict=True)
+    }
 
 
 def test_a_pool_in_parts_and_a_second_time_gives_the_same(scene, tmp_path):
