@@ -9,6 +9,7 @@ from benchmarks import (
     embed,
     fidelity,
     gallery,
+    leakage,
     memory,
     peak,
     search,
@@ -35,6 +36,7 @@ def main() -> None:
     selection_scale.add_arguments(
         commands.add_parser("selection-scale", help="time and memory of a selection by the size of the pool")
     )
+    leakage.add_arguments(commands.add_parser("leakage", help="copies of protected images among real images"))
     memory.add_arguments(commands.add_parser("memory", help="peak memory of embed_images by the size of the pool"))
     peak.add_arguments(commands.add_parser("peak", help="what the processor can do at most"))
     gallery.add_arguments(

@@ -104,7 +104,10 @@ class Measure:
         return apart
 
     def own_spacing(self) -> float:
-        """How near pool images are to each other: 1 % of them have a neighbour at this cosine distance or less."""
+        """How near different pool images are: 1 % of them have a neighbour at this cosine distance or less.
+
+        Equal vectors are left out. 0 but for rounding, where there are too few to tell.
+        """
         if self._own is None:
             random = np.random.default_rng(0)
             rows = np.sort(random.choice(self._pool.rows, min(_DRAWN, self._pool.rows), replace=False))
@@ -112,7 +115,7 @@ class Measure:
                 self._pool.vectors(rows), self._pool, 2, "cosine", device=self._device, memory_limit=self._memory
             )
             others = np.where(found.rows == rows[:, None], np.inf, found.distances).min(axis=1)
-            # `lower`: a distance that occurs. A pool of one image has no neighbours.
-            spacing = float(np.quantile(others, _SHARE_OF_COPIES, method="lower"))
-            self._own = spacing if np.isfinite(spacing) else 0.0
-        return max(self._own, SAME_VECTOR)
+            others = others[(others > SAME_VECTOR) & np.isfinite(others)]
+            enough = len(others) * _SHARE_OF_COPIES >= 1
+            self._own = float(np.quantile(others, _SHARE_OF_COPIES, method="lower")) if enough else SAME_VECTOR
+        return self._own

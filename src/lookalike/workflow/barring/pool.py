@@ -116,5 +116,6 @@ def _refuse_all_protected(job: Likeness, pool: EmbeddingStream, before: int) -> 
     raise TableError(
         f"protect bars every row of the pool that is left ({found}): nothing can be mined",
         where=pool.name,
-        hint="protect= names the evaluation set; check that it is not the pool itself",
+        hint="protect= names the evaluation set: check that it is not the pool itself, and that protect_threshold, if "
+        "you gave one, is small",
     )
