@@ -85,20 +85,17 @@ class MarginalRelevance(Aim):
 
     def bounds(self) -> Float64s:
         """See `Aim.bounds`: as if all that is kept were opposite."""
-        bounds: Float64s = (1 - self._share) * self._relevance + (self._share if self._count else 0.0)
+        bounds: Float64s = (1 - self._share) * self._relevance + self._share
         return bounds
 
     def measure(self, candidates: Rows) -> Float64s:
         """See `Aim.measure`."""
-        relevant: Float64s = (1 - self._share) * self._relevance[candidates]
-        if not self._count:
-            return relevant
         news = self._kept[self._stamps[candidates].min() : self._count]
         if len(news):
             found = (self._units[candidates] @ news.T).max(axis=1)
             self._largest[candidates] = np.maximum(self._largest[candidates], found)
             self._stamps[candidates] = self._count
-        worth: Float64s = relevant - self._share * self._largest[candidates]
+        worth: Float64s = (1 - self._share) * self._relevance[candidates] - self._share * self._largest[candidates]
         return worth
 
 
@@ -115,7 +112,7 @@ class FacilityLocation(Aim):
 
     def __init__(self, units: Singles, share: float, budget: int) -> None:
         super().__init__(units, share)
-        total = float(self._relevance.sum())
+        total = max(float(self._relevance.sum()), 1.0)  # without candidates, nothing is measured
         self._weights = share / total * self._relevance
         self._own = (1 - share) / budget * self._relevance
         self._covered = np.zeros(len(units), np.float32)  # per candidate, its largest cosine to what is kept, from 0

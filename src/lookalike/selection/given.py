@@ -116,9 +116,9 @@ def _labels(settings: ScoringConfig, targets: Any, pool: Any, sides: tuple[Side,
         raise ConfigError(f"{setting} needs labels, and the targets have none", hint="leave it out")
     if pool is None and within:
         raise ConfigError("filter_by_label needs labels, and the pool has none", hint="leave it out")
-    for labels, side, row in ((targets, sides[0], "target"), (pool, sides[1], "row of the pool")):
+    for labels, side, rows in ((targets, sides[0], "targets"), (pool, sides[1], "rows of the pool")):
         if labels is not None and len(labels) != side.rows:
-            raise ConfigError(f"there are {side.rows} {row}s and {len(labels)} labels", hint=f"give one label a {row}")
+            raise ConfigError(f"there are {side.rows} {rows} and {len(labels)} labels", hint="give one label a row")
     if targets is None:
         return np.zeros(sides[0].rows, np.int64), None
     return label_numbers(targets, pool if within else None)

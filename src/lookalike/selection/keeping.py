@@ -122,7 +122,7 @@ class Keeper:
             limits,
             stops=stops,
             same=Same(self._keys, self.groups),
-            order=self._order(images, limits) if self._settings.diversity else None,
+            order=self._order(images, limits) if self._settings.diversity and limits.budget else None,
         )
 
     def _order(self, images: Images, limits: Limits) -> Order:

@@ -96,7 +96,7 @@ def select_scored(
         When the search fails its own check.
     """
     settings.validate()
-    given = check_given(targets, pool, settings, target_weights, target_labels, excluded, pool_labels, keys, None)
+    given = check_given(targets, pool, settings, target_weights, target_labels, excluded, pool_labels, keys, avoid)
     return _Run(given, settings).result()
 
 
