@@ -29,6 +29,8 @@ _DAMAGED = (RuntimeError, OSError, SyntaxError, ValueError, TypeError, EOFError,
             NotImplementedError, struct.error, zlib.error)  # fmt: skip
 #: Pillow modes with more than 8 bits a channel; its conversion to RGB clips them at 255.
 _DEEP_MODES = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+#: The EXIF tag of the orientation, and its values that exchange width and height.
+_ORIENTATION, _TURNED = 0x0112, frozenset({5, 6, 7, 8})
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,25 @@ def media_type(data: bytes) -> str:
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 return Image.MIME[image.format or ""]
+        except (UnidentifiedImageError, *_DAMAGED):
+            raise ImageRejected(Reason.NOT_AN_IMAGE, "no known image format", len(data)) from None
+
+
+def image_sizes(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Width and height of the bytes of one image file: as stored, and as its EXIF orientation shows it.
+
+    Only the header is read.
+
+    Raises
+    ------
+    ImageRejected
+        When they are not an image.
+    """
+    with _own_pixel_bound():
+        try:
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+                turned = image.getexif().get(_ORIENTATION) in _TURNED
+                return image.size, image.size[::-1] if turned else image.size
         except (UnidentifiedImageError, *_DAMAGED):
             raise ImageRejected(Reason.NOT_AN_IMAGE, "no known image format", len(data)) from None
 

@@ -69,21 +69,39 @@ class Annotations:
         paths:
             All images of the table: a base name that two of them share is not used for either.
         """
-        full = {normal_path(path): number for number, path in enumerate(self.paths)}
-        wanted = [normal_path(path) for path in paths]
-        found = [full.get(path) for path in wanted]
-        for name_of in (base_name, _stem):
-            missing = [row for row, number in enumerate(found) if number is None]
-            if not missing:
-                break
-            annotated = _by_name(self.paths, name_of)
-            asked = _by_name(sorted(set(wanted)), name_of)
-            for row in missing:
-                name = name_of(wanted[row])
-                number = annotated.get(name)
-                if number is not None and number != _AMBIGUOUS and asked[name] != _AMBIGUOUS:
-                    found[row] = number
-        return [None if number is None else self.classes[number] for number in found]
+        return [None if number is None else self.classes[number] for number in match_paths(self.paths, paths)]
+
+
+def match_paths(annotated: Sequence[str], paths: Sequence[str]) -> list[int | None]:
+    """Which annotated image each image of a table is: by its full path, else by its file name, else by its stem.
+
+    Parameters
+    ----------
+    annotated:
+        Paths of the annotated images.
+    paths:
+        All images of the table. A name that two images of either side share is not used.
+
+    Returns
+    -------
+    list
+        Per image of the table, a place in `annotated`, or None.
+    """
+    full = {normal_path(path): number for number, path in enumerate(annotated)}
+    wanted = [normal_path(path) for path in paths]
+    found = [full.get(path) for path in wanted]
+    for name_of in (base_name, _stem):
+        missing = [row for row, number in enumerate(found) if number is None]
+        if not missing:
+            break
+        known = _by_name(annotated, name_of)
+        asked = _by_name(sorted(set(wanted)), name_of)
+        for row in missing:
+            name = name_of(wanted[row])
+            number = known.get(name)
+            if number is not None and number != _AMBIGUOUS and asked[name] != _AMBIGUOUS:
+                found[row] = number
+    return found
 
 
 def read_annotations(path: str, kind: str) -> Annotations:
@@ -103,11 +121,19 @@ def read_annotations(path: str, kind: str) -> Annotations:
     """
     if not Path(path).exists():
         raise TableError("does not exist", where=path, hint="check the path; relative paths start where you are")
-    return _read_coco(path) if kind == "coco" else _read_kitti(path)
+    return _coco_classes(path) if kind == "coco" else _read_kitti(path)
 
 
-def _read_coco(path: str) -> Annotations:
-    """Read a COCO file."""
+def read_coco(path: str) -> dict[str, Any]:
+    """Read a COCO file as it is.
+
+    Raises
+    ------
+    TableError
+        When it is none.
+    """
+    if not Path(path).exists():
+        raise TableError("does not exist", where=path, hint="check the path; relative paths start where you are")
     if Path(path).is_dir():
         raise TableError("is a folder, and COCO annotations are one JSON file", where=path, hint="name the file")
     try:
@@ -121,10 +147,17 @@ def _read_coco(path: str) -> Annotations:
             where=path,
             hint="a bare list of detections has no file names: give the file of the data set",
         )
+    found: dict[str, Any] = content
+    return found
+
+
+def _coco_classes(path: str) -> Annotations:
+    """The classes of the images of a COCO file."""
+    content = read_coco(path)
     try:
         categories = {one["id"]: str(one["name"]).strip().lower() for one in content["categories"]}
         numbers: dict[str, int] = {}  # an image that stands there twice is one
-        rows = {one["id"]: numbers.setdefault(_coco_path(one, path), len(numbers)) for one in content["images"]}
+        rows = {one["id"]: numbers.setdefault(annotated_path(one, path), len(numbers)) for one in content["images"]}
         if len(rows) != len(content["images"]):
             raise TableError("two of its images have the same 'id'", where=path)
         classes = tuple(Counter[str]() for _ in numbers)
@@ -137,8 +170,8 @@ def _read_coco(path: str) -> Annotations:
     return Annotations(path, tuple(numbers), classes)
 
 
-def _coco_path(image: dict[str, Any], name: str) -> str:
-    """The path of a COCO image."""
+def annotated_path(image: dict[str, Any], name: str) -> str:
+    """The path of an image of a COCO file."""
     for key in _PATH_KEYS:
         if image.get(key):
             return str(image[key])

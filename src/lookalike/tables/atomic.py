@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,45 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the folder may be none
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; when the block ends well, it takes the place of `path`.
+
+    When the block raises, `path` stays as it was. Between the removal of an old folder and the renaming of the new one
+    a killed process leaves the old one beside, under a hidden name.
+
+    Raises
+    ------
+    TableError
+        When it cannot be written.
+    """
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            _to_disk(file)
+        if path.exists():
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        _to_disk(path.parent)
+    except OSError as error:
+        raise TableError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(path),
+            hint="check that the folder exists, is writable and has free space",
+        ) from error
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def check_output(path: Path, *, inputs: tuple[str, ...] = ()) -> None:

@@ -64,12 +64,12 @@ def to_image_table(table: pa.Table, name: str, layout: Layout) -> pa.Table:
     TableError
         When a row has no existing file, or two; names the first such rows.
     """
-    exists = _finder(layout)
+    exists = file_finder(layout)
     paths: list[str] = []
     bad: list[str] = []
     columns = (table.column(column).to_pylist() for column in ("input_path", "object_name"))
     for row, (folder, component) in enumerate(zip(*columns, strict=True)):
-        candidates = list(_candidates(folder, component, layout))
+        candidates = list(candidates_of(folder, component, layout))
         found = [path for path in candidates if exists(path)]
         if len(found) == 1:
             paths.append(found[0])
@@ -86,13 +86,21 @@ def to_image_table(table: pa.Table, name: str, layout: Layout) -> pa.Table:
     return table.add_column(0, pa.field("filepath", pa.string()), pa.array(paths, pa.string()))
 
 
-def _candidates(folder: object, component: object, layout: Layout) -> Iterator[str]:
-    """The paths that the image of a row may have."""
+def candidates_of(folder: object, component: object, layout: Layout) -> Iterator[str]:
+    """The paths that the image of a row may have.
+
+    Parameters
+    ----------
+    folder, component:
+        Its `input_path` (or `golden_path`) and its `object_name`.
+    layout:
+        Where the images are.
+    """
     if folder in (None, ""):
         return
-    place = _join(layout.images_root, str(folder))
+    place = join_path(layout.images_root, str(folder))
     if component not in (None, ""):
-        yield _join(place, f"{component}_{layout.light}{layout.image_ext}")
+        yield join_path(place, f"{component}_{layout.light}{layout.image_ext}")
     yield place
 
 
@@ -102,18 +110,18 @@ def _why(candidates: list[str], found: list[str]) -> str:
     return f"no file {candidates[0]}" if candidates else "input_path is empty"
 
 
-def _join(root: str, path: str) -> str:
+def join_path(root: str, path: str) -> str:
     """A path below a folder or a URL; an absolute one stands for itself."""
     if not root or "://" in path:
         return path
     return f"{root.rstrip('/')}/{path.lstrip('/')}" if "://" in root else os.path.join(root, path)  # noqa: PTH118
 
 
-def _finder(layout: Layout) -> Callable[[str], bool]:
+def file_finder(layout: Layout) -> Callable[[str], bool]:
     """What tells whether a path is a file, local or not."""
 
     def exists(path: str) -> bool:
-        path = _join(layout.root, path)
+        path = join_path(layout.root, path)
         if "://" not in path:
             return os.path.isfile(path)  # noqa: PTH113 - a Path for each row is slow, and there may be millions
         filesystem, place = fsspec.core.url_to_fs(path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterable
+from pathlib import PurePath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,6 +47,26 @@ def normal_paths(paths: pa.Array) -> pa.Array:
 def base_name(path: str) -> str:
     """The last part of a path, of either kind of slash."""
     return posixpath.basename(path.replace("\\", "/"))
+
+
+def relative_path(path: str, folder: str) -> str | None:
+    """The path from a folder (or URL) to a file inside it; None where the file is outside.
+
+    Relative paths start in the working directory. Links are not followed.
+
+    >>> relative_path("/data/pool/a.png", "/data")
+    'pool/a.png'
+    >>> relative_path("s3://bucket/pool/a.png", "s3://bucket/pool/")
+    'a.png'
+    """
+    if "://" in path or "://" in folder:
+        base = normal_path(folder).rstrip("/") + "/"
+        own = normal_path(path)
+        return own[len(base) :] if "://" in folder and own.startswith(base) else None
+    try:
+        return PurePath(os.path.abspath(path)).relative_to(os.path.abspath(folder)).as_posix()  # noqa: PTH100
+    except ValueError:
+        return None
 
 
 def distinct(paths: Iterable[str]) -> list[str]:
