@@ -69,7 +69,7 @@ class _Set:
         import pyarrow.parquet as pq
 
         from lookalike.config.schemas import RunConfig
-        from lookalike.embedding.loop import open_encoder
+        from lookalike.embedding.remembered import open_encoder
         from lookalike.workflow.demo_data import DATASETS, write_encoder
 
         self._folder = folder / name

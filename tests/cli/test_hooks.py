@@ -6,13 +6,18 @@ import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import typer
 
+from lookalike.cli.main import app
 from lookalike.tables.run_folder import RunFolder
+from lookalike.workflow.check import check_run
 from lookalike.workflow.failures import FAILURES, known_failures
 from lookalike.workflow.hooks import HOOKS, run_hook
 from lookalike.workflow.packaging import package_run
+from lookalike.workflow.shell import calls, runs_mine
 from support.commands import command_environment, script
 from support.embeddings import identity, write_embeddings
 from support.reports import make_finished_run
@@ -32,6 +37,18 @@ def run(finished, tmp_path):
     """A copy of that run, to be changed."""
     shutil.copytree(finished.path, tmp_path / "run")
     return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def board_run(run_command, tmp_path_factory, images, clip_snapshot):
+    """A run of the real command with everything that it warns of, and what it printed on both streams."""
+    place = tmp_path_factory.mktemp("mined")
+    shutil.copytree(images, place / "pool")
+    (place / "pool" / "broken.png").write_bytes(b"rubbish")
+    words = ("--targets", "pool", "--pool", "pool", "--model", "CLIP", "--model-path", clip_snapshot, "--topn", "50")
+    done = run_command("lookalike", "mine", *words, "--filter-by-label", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return RunFolder(Path(done.last_line)), done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -158,6 +175,7 @@ PRINTED = {
     "missing-column": "Error: a.csv: has no column 'filepath'; its columns are ['path']",
     "missing-file": "Error: weak.parquet: does not exist",
     "no-images": "Error: none of the 12 images could be embedded: missing 12",
+    "missing-images": "2 of 2 image files of the pool are not there; the first: a.png: No such file or directory",
     "set-aside": "Images set aside: 3",
     "missing-setting": "Error: MissingMandatoryValue: Missing mandatory value: source_parquet",
     "unknown-setting": "Error: override 'topm=3': unknown key 'topm'",
@@ -165,6 +183,9 @@ PRINTED = {
     "clamped": "  Warning: topn=50 is more than the pool has: clamped to 20",
     "zero-vectors": "  Warning: 2 zero vectors in the source table: their cosine distance is 1 to everything",
     "read-only": "PermissionError: [Errno 13] Permission denied: '/results/mined.parquet'",
+    "no-rows": "Error: weak.csv: has no rows: there is no target, so there is nothing to mine",
+    "overlap": "  Warning: 3 of 9 targets are in the pool, too (by path): their nearest image is themselves",
+    "unfinished": "  The run is not finished; to go on: lookalike mine --resume /data/run",
     "not-here": "Error: tmm match is not in this version",
     "bug": "Error: this is a bug in lookalike; please report it with the lines above",
 }
@@ -181,8 +202,66 @@ def test_a_known_failure_is_told_with_its_meaning_and_what_to_do(code):
     command = "cd /data && tmm nearest_neighbors -e spec.yaml"
     for event in (shell(command, PRINTED[code]), shell(command, stderr=f"a line\n{PRINTED[code]}\nanother")):
         assert say("output", event) == f"{code}: {failure.meaning}. What to do: {failure.action}."
-    if code != "failed":
-        assert say("output", shell("cat notes.txt", PRINTED[code])) == ""
+    for other in ("cat notes.txt", "grep lookalike mine.log", 'git commit -m "lookalike mine prints this"'):
+        assert say("output", shell(other, PRINTED[code])) == ""
+
+
+#: Command lines that run `lookalike mine`.
+MINES = [
+    "lookalike mine --targets a --pool b",
+    "cd 'my data' && lookalike mine -e run.yaml",
+    "A=1 B='x y' .venv/bin/lookalike mine -e run.yaml > log.txt 2>&1",
+    "C:/venv/Scripts/lookalike.exe mine -e run.yaml",
+    "python -m lookalike mine -e run.yaml",
+    "cd x; python3.12 -u -X dev -m lookalike mine -e run.yaml | tee log.txt",
+    "uv run lookalike mine -e run.yaml",
+    "uv run --with timm --python 3.12 python -m lookalike mine",
+    "conda run -n vision lookalike mine -e run.yaml",
+    "sudo -u me timeout -k 5 3600 lookalike mine -e run.yaml",
+    "docker run --rm -v /a:/b image lookalike mine -e run.yaml",
+    "bash -lc 'cd x; lookalike mine -e run.yaml'",
+    "lookalike mine \\\n    --targets a \\\n    --pool b",
+    "# don't wait\nif ! lookalike mine -e run.yaml; then echo failed; fi",
+    "run=$(lookalike mine -e run.yaml | tail -n 1); echo $run",
+    'run="$(lookalike mine --targets "$t" | tail -n 1)"',
+    "cat > run.yaml <<EOF\ntopn: 3\nEOF\nlookalike mine -e run.yaml",
+    "for week in 47 48; do lookalike mine --targets $week.csv --pool b; done",
+]
+#: Command lines that only hold these words.
+NAMES = [
+    "grep -rn 'lookalike mine' docs",
+    "grep lookalike mine",
+    "cat lookalike.log",
+    "echo lookalike mine; man lookalike mine",
+    'echo "$(date): lookalike mine began"',
+    'git commit -m "lookalike mine; lookalike mine keeps its folder"',
+    'git commit -m "$(cat <<\'EOF\'\nUse "lookalike mine"\n\nlookalike mine, it\'s quick\nEOF\n)"',
+    "cat > mine.sh <<'EOF'\nlookalike mine -e run.yaml\nEOF",
+    "# lookalike mine -e run.yaml",
+    "pip install lookalike mine",
+    "uv pip install lookalike mine",
+    "command -v lookalike",
+    "sudo -E grep lookalike mine",
+    "ls | xargs -n1 grep lookalike mine",
+    "python train.py -m lookalike mine",
+    "sed -n 's/lookalike mine/x/p' notes.txt",
+    "for word in lookalike mine; do echo $word; done",
+    "lookalike gallery mine",
+    "lookalike-next mine",
+]
+
+
+@pytest.mark.parametrize("command", MINES)
+def test_a_command_line_that_mines(command):
+    assert runs_mine(command)
+    assert codes(command, "Mined:     0 images, the 5 nearest of each target, each once") == ["nothing-mined"]
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_a_command_line_that_only_names_it(command):
+    assert not runs_mine(command)
+    if not command.startswith("lookalike gallery"):
+        assert codes(command, "Mined:     0 images") == []
 
 
 @pytest.mark.parametrize(
@@ -195,9 +274,41 @@ def test_commands_of_ours_are_known(command):
     assert codes(command, "Killed") == ["out-of-memory"]
 
 
-@pytest.mark.parametrize("command", ["grep -rn tmm docs", "cat lookalike.md", "python train.py", "echo embedding"])
+@pytest.mark.parametrize(
+    "command",
+    ["grep -rn tmm docs", "cat lookalike.md", "python train.py", "echo embedding", "cd x && tail -n 5 lookalike.log"],
+)
 def test_commands_of_others_are_left_alone(command):
     assert codes(command, "CUDA out of memory\nPermission denied") == []
+
+
+@pytest.mark.parametrize("command", ["cat lookalike.log", "cd x && grep -v INFO tmm.log | tail -n 3", "git show HEAD"])
+def test_what_was_printed_at_another_time_is_not_judged(command):
+    assert codes(command, "CUDA out of memory\nExecution status: FAIL") == []
+
+
+@pytest.mark.parametrize("text", ['"' * 50_001, "$(" * 10_000, "'\"`\\" * 5_000, "<<A\n" * 20_000, "env -a " * 15_000])
+def test_no_command_line_is_too_strange(text):
+    assert not runs_mine(text)
+
+
+def test_every_command_can_be_told_behind_a_wrapper():
+    """A new command of lookalike has to be put where `docker run IMAGE lookalike COMMAND` is read."""
+    for name in typer.main.get_command(app).commands:
+        assert calls(f"docker run image lookalike {name} x") == [("lookalike", name, "x")]
+
+
+def test_what_mine_prints_is_recognised(board_run, run_command, tmp_path):
+    """Its own lines, from the real command."""
+    _, stdout, stderr = board_run
+    assert codes("lookalike mine", stdout) == ["set-aside"]
+    assert set(codes("lookalike mine", stdout + stderr)) == {"set-aside", "overlap", "clamped", "filter-off"}
+    (tmp_path / "none.csv").write_text("filepath\n")
+    (tmp_path / "gone.txt").write_text("gone.png\n")
+    for targets, code in (((), "missing-setting"), (("--targets", "none.csv"), "no-rows"),
+                          (("--targets", "gone.txt"), "missing-images")):  # fmt: skip
+        done = run_command("lookalike", "mine", *targets, "--pool", "gone.txt", cwd=tmp_path)
+        assert codes("lookalike mine", done.stdout + done.stderr) == [code], done.stderr
 
 
 def test_a_script_is_known_by_the_status_line():
@@ -265,9 +376,18 @@ def test_other_files_are_nobodys_business(run, transcript):
     for path in (run.path / "notes.md", run.path / "My_Mining_Report.md", run.path / "Mining_Report.md.bak", run.path):
         for name in ("artifacts", "sections", "package"):
             assert say(name, written(path, transcript_path=str(transcript))) == ""
+    events = [
+        shell(f"cat {run.report}", str(run.report)),
+        shell("grep -rn 'lookalike mine' docs", str(run.path)),
+        shell("lookalike mine --help", "Usage: lookalike mine"),
+        shell("lookalike mine -e run.yaml --dry-run", f"Nothing was written.\n{run.path.parent / 'planned'}"),
+        shell("lookalike mine -e run.yaml", str(run.path.parent)),
+        shell("lookalike mine -e run.yaml", "run", cwd=str(run.path.parent)),
+        shell("lookalike mine -e run.yaml", f"{run.path}\0\n/{'a/' * 5000}"),
+    ]
     for name in ("artifacts", "sections", "package"):
-        event = shell(f"cat {run.report}", str(run.report), transcript_path=str(transcript))
-        assert say(name, event) == ""
+        for event in events:
+            assert say(name, {**event, "transcript_path": str(transcript)}) == "", event["tool_input"]
     assert not run.config.exists()
     assert not run.transcript.exists()
 
@@ -275,6 +395,37 @@ def test_other_files_are_nobodys_business(run, transcript):
 def test_a_relative_path_starts_where_the_agent_stands(run):
     event = written("run/Mining_Report.md", cwd=str(run.path.parent))
     assert say("artifacts", event) == "Mining_Report.md: the 7 files of the run are there"
+
+
+# A run that `lookalike mine` made in the agent's shell
+
+
+def test_the_run_of_a_shell_command_is_checked_and_packaged(board_run, transcript):
+    """What the real command prints, as an agent's shell hands it on."""
+    folder, stdout, stderr = board_run
+    event = shell("cd data && uv run lookalike mine -e run.yaml", stdout, stderr, transcript_path=str(transcript))
+    shutil.rmtree(folder.config)
+    assert call("artifacts", event) == "Mining_Report.md: the 7 files of the run are there\n"
+    assert call("sections", event).startswith("Mining_Report.md: all seven sections are there, ")
+    assert "only you can read it" in call("package", event)
+    assert folder.transcript.read_bytes() == transcript.read_bytes()
+    assert (folder.config / "settings.json").is_file()
+    assert {finding.rule for finding in check_run(folder.path)} <= {"path-missing"}  # relative paths
+    folder.mined.rename(folder.path / "away.parquet")
+    said = json.loads(call("artifacts", event, "--for-agent"))["hookSpecificOutput"]["additionalContext"]
+    assert "mined.parquet: is missing" in said
+    (folder.path / "away.parquet").rename(folder.mined)
+
+
+@pytest.mark.parametrize("rest", ["", "0 errors, 0 warnings in x\n", "/elsewhere\n"])
+def test_the_run_folder_is_the_last_line_or_that_of_the_report(run, rest):
+    """Another command may have printed after it."""
+    stdout = f"Mined:     3 images\nReport:    {run.report}\nGallery:   {run.gallery}\n{run.path}\n{rest}"
+    assert say("artifacts", shell("lookalike mine -e run.yaml; other", stdout)).startswith("Mining_Report.md: the 7")
+    alone = shell("run=$(lookalike mine -e run.yaml | tail -n 1); echo $run", f"{run.path}\n")
+    assert say("artifacts", alone).startswith("Mining_Report.md: the 7")
+    run.report.unlink()
+    assert "Mining_Report.md: is missing" in say("artifacts", alone)
 
 
 # Packaging

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from lookalike.config.schemas import BarringConfig, RunConfig
 from lookalike.embedding.images import embed_images
-from lookalike.embedding.loop import open_encoder
+from lookalike.embedding.remembered import open_encoder
 from lookalike.errors import TableError
 from lookalike.tables.embedding_stream import EmbeddingStream, read_embedding_table
 from lookalike.workflow.barring.pool import bar_pool

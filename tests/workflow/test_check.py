@@ -12,11 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import lookalike
 from lookalike.errors import TableError
 from lookalike.tables.run_folder import FileRecord, RunFolder, file_record, read_record
-from lookalike.workflow.check import check_run
-from support.embeddings import identity
+from lookalike.workflow.check import check_run, run_notes
+from lookalike.workflow.gallery import remake_gallery
+from lookalike.workflow.review import review
+from lookalike.workflow.run_state import RunState
+from lookalike.workflow.viewer import open_site
+from support.embeddings import identity, write_embeddings
 from support.reports import FILLER, make_finished_run, report_text
+from support.runs import make_images
 
 LABELS = {"target_labels": ["ok", "bad", "ok", "bad"], "pool_labels": ["ok", "bad"] * 10}
 
@@ -151,6 +157,129 @@ def test_a_record_that_names_files_outside_the_folder(run):
     for name in ("../../secret", "/plots/map.png", "a\0b"):
         edited_record(run, files={**files, name: FileRecord(1, "0" * 64)})
         assert rules(run) == {"record"}
+
+
+# What is drawn, and what later commands make again
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A run of `lookalike.run` from ready tables: the record has its plots, gallery and report. Read only."""
+    place = tmp_path_factory.mktemp("drawn")
+    random = np.random.default_rng(0)
+    for name, count in (("target", 5), ("pool", 20)):
+        paths, labels = make_images(place / "images", count, name), ["ok", "bad", "bad", "ok", "bad"] * (count // 5)
+        vectors = random.standard_normal((count, 8))
+        write_embeddings(place / f"{name}.parquet", vectors, filepaths=paths, labels=labels, who=identity(dimension=8))
+    return lookalike.run(place / "target.parquet", place / "pool.parquet", run_dir=place / "run", topn=3).folder
+
+
+@pytest.fixture
+def drawn_copy(drawn, tmp_path):
+    """A copy of that run, to be changed."""
+    shutil.copytree(drawn.path, tmp_path / "moved")
+    return RunFolder(tmp_path / "moved")
+
+
+DRAWN = ("plots/distances.png", "plots/labels.png", "plots/map.png", "gallery.html", "Mining_Report.md")
+
+
+def test_the_record_has_what_is_drawn_and_the_report_with_their_times(drawn):
+    record = read_record(drawn)
+    assert {name: record.files[name] for name in DRAWN} == {name: file_record(drawn.path / name) for name in DRAWN}
+    assert list(record.seconds)[-4:] == ["mine", "plots", "gallery", "report"]
+    assert all(record.seconds[step] > 0 for step in ("plots", "gallery", "report"))
+    written = [path.stat().st_mtime_ns for path in drawn.path.rglob("*") if path.is_file() and path != drawn.log]
+    assert drawn.report.stat().st_mtime_ns == max(written), "the report is written last"
+    assert "gallery" in drawn.report.read_text().split("Time: ")[1].split(".\n")[0]
+    assert check_run(drawn.path) == []
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_picture_or_report_that_was_changed_or_removed(drawn_copy, name):
+    path = drawn_copy.path / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + content[-9:].swapcase() if path.suffix == ".html" else content[:40] + content[41:])
+    found = [finding for finding in check_run(drawn_copy.path) if finding.rule == "changed"]
+    assert [finding.where for finding in found] == [name]
+    assert ("lookalike gallery" in found[0].hint) == (name == "gallery.html")
+    path.unlink()
+    (found,) = check_run(drawn_copy.path)
+    assert (found.rule, found.where, found.message) == ("artifact", name, "is missing")
+    assert found.severity == ("error" if name == "Mining_Report.md" else "warning")
+
+
+def test_a_gallery_that_is_made_again_is_that_of_the_run(drawn_copy, run_command, monkeypatch, tmp_path):
+    drawn_copy.gallery.write_text("<html>an older look</html>")
+    assert [finding.rule for finding in check_run(drawn_copy.path)] == ["changed"]
+    done = run_command("lookalike", "gallery", drawn_copy.path, cwd=tmp_path)
+    assert (done.returncode, done.last_line) == (0, str(drawn_copy.gallery))
+    assert check_run(drawn_copy.path) == []
+    # Of a large run: more pages, and fewer again.
+    monkeypatch.setattr("lookalike.reports.gallery_data.MOST_TARGETS", 2)
+    remake_gallery(drawn_copy.path, every=True)
+    assert {"gallery.html", "gallery_2.html", "gallery_3.html"} <= set(read_record(drawn_copy).files)
+    assert check_run(drawn_copy.path) == []
+    drawn_copy.path.joinpath("gallery_3.html").unlink()
+    assert [(one.severity, one.where) for one in check_run(drawn_copy.path)] == [("warning", "gallery_3.html")]
+    remake_gallery(drawn_copy.path)
+    assert "gallery_2.html" not in read_record(drawn_copy).files
+    assert check_run(drawn_copy.path) == []
+
+
+def test_a_review_is_that_of_the_run(drawn_copy, tmp_path):
+    mined = pq.read_table(drawn_copy.mined)["filepath"].to_pylist()
+    for dropped in (mined[:1], mined[1:3]):  # the second one takes the place of the first
+        rows = "".join(f"{path},drop\n" for path in dropped)
+        (tmp_path / "decisions.csv").write_text("filepath,decision\n" + rows)
+        assert review(drawn_copy.path, tmp_path / "decisions.csv").dropped == len(dropped)
+        assert check_run(drawn_copy.path) == []
+    pq.write_table(pq.read_table(drawn_copy.mined), drawn_copy.reviewed)
+    (found,) = check_run(drawn_copy.path)
+    assert (found.rule, found.where) == ("changed", "mined_reviewed.parquet")
+    assert "lookalike review" in found.hint
+    drawn_copy.reviewed.unlink()
+    (found,) = check_run(drawn_copy.path)
+    assert (found.severity, found.rule, found.where) == ("warning", "artifact", "mined_reviewed.parquet")
+
+
+def test_a_run_that_did_not_end_is_not_shown_or_reviewed(drawn_copy, run_command, tmp_path):
+    RunState("now", str(tmp_path), {}).write(drawn_copy)
+    before = drawn_copy.record.read_bytes()
+    for command in ("gallery", "atlas"):
+        done = run_command("lookalike", command, drawn_copy.path, cwd=tmp_path)
+        assert done.returncode == 1
+        assert f"this run is not finished\n  What to do: finish it: lookalike mine --resume {drawn_copy.path}\n" in (
+            done.stderr
+        )
+    for call in (lambda: review(drawn_copy.path, tmp_path / "none.csv"), lambda: open_site(drawn_copy.path)):
+        with pytest.raises(TableError, match="is not finished"):
+            call()
+    assert drawn_copy.record.read_bytes() == before
+
+
+# What the run itself warned of
+
+
+def test_the_warnings_of_the_run_are_notes_and_no_findings(run_command, tmp_path):
+    warnings = ["2 zero vectors in the source table: their cosine distance is 1 to everything", "odd: \x1b[31mred"]
+    run = make_finished_run(tmp_path / "run", warnings=warnings)
+    assert check_run(run.path) == []
+    assert run_notes(run.path) == warnings
+    done = run_command("lookalike", "check", run.path, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.lines[0] == f"note     the run warned: {warnings[0]}"
+    assert "\x1b" not in done.stdout
+    assert done.last_line == f"0 errors, 0 warnings, 2 notes in {run.path}"
+    done = run_command("lookalike", "check", run.path, "--json", cwd=tmp_path)
+    content = json.loads(done.stdout)
+    assert (done.returncode, content["ok"], content["warnings"], content["findings"]) == (0, True, 0, [])
+    assert content["notes"] == warnings
+    edited_record(run, warnings=[{"not": "text"}])
+    assert rules(run) == {"record"}
+    assert run_notes(run.path) == []
+    run.record.unlink()
+    assert run_notes(run.path) == []
 
 
 def test_what_was_packaged_is_that_of_the_run_and_the_transcript_is_private(run):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ from lookalike.config.schemas import ImageEmbeddingsConfig, NearestNeighborsConf
 from lookalike.tables.run_folder import read_record
 from lookalike.workflow import run_checks, run_state
 from lookalike.workflow.check import check_run
+from lookalike.workflow.failures import known_failures
 from lookalike.workflow.run_plan import plan_run
 from support.counted_run import CountedEncoder
 from support.embeddings import identity, write_embeddings
@@ -283,7 +285,9 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place):
     plan = plan_run(RunConfig("targets.parquet", "pool.parquet", cache_dir=str(place / "cache")))
     assert [side.rows for side in plan.sides] == [3, 20]
     assert (plan.cached, plan.encoder.endswith("corner, 3 dimensions")) == ({"targets": 0, "pool": 0}, True)
-    assert "to embed 23 images" in plan.estimate
+    assert plan.cache == "empty"
+    assert re.match(r"about \d+ s to embed 23 images, ", plan.estimate)
+    assert plan_run(RunConfig("targets.parquet", "pool.parquet", cache_dir="off")).cache == "off"
     assert [path for path in sorted(place.rglob("*")) if path.name != "log"] == before
 
 
@@ -292,8 +296,13 @@ def test_a_dry_run_knows_what_is_in_the_cache(place):
         os.utime(path, (1e9, 1e9))
     mine(cache_dir=str(place / "cache"))
     plan = plan_run(RunConfig("targets.parquet", "pool.parquet", cache_dir=str(place / "cache")))
-    assert plan.cached == {"targets": 3, "pool": 20}
+    assert (plan.cache, plan.cached) == ("used", {"targets": 3, "pool": 20})
     assert "all vectors are in the cache" in plan.estimate
+    for path in (place / "images").glob("pool_11*"):  # known by their content only
+        os.utime(path, (2e9, 2e9))
+    plan = plan_run(RunConfig("targets.parquet", "pool.parquet", cache_dir=str(place / "cache")))
+    assert plan.cached == {"targets": 3, "pool": 10}
+    assert re.match(r"up to \d+ s to embed at most 10 images, ", plan.estimate)
 
 
 # Folders
@@ -379,6 +388,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_tables(place):
     for name in TABLES:
         assert (run.folder.path / name).read_bytes() == (undisturbed.folder.path / name).read_bytes()
     assert run.record.targets.embedded == 3
+    assert run.record.targets.continued == 0
+    assert run.record.pool.continued == 20 - len(set(again))
     assert "going on with the run that began at" in run.folder.log.read_text()
     assert not [name for name in names("stopped") if name.startswith(".")]
 
@@ -388,9 +399,16 @@ def test_a_stopped_run_says_how_to_go_on(place, number):
     done = stopped(place, number, 10)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert f"to go on: lookalike mine --resume {place / 'stopped'}" in done.stderr
-    assert "interrupted" in done.stderr
-    assert "stopped by" in Path("stopped/run.log").read_text()
+    what = {"SIGTERM": "SIGTERM", "SIGINT": "Ctrl-C"}[number]
+    resume = f"  The run is not finished; to go on: lookalike mine --resume {place / 'stopped'}"
+    kept = f"  Nothing is lost: what is finished is kept in {place / 'stopped'}"
+    lines = done.stderr.splitlines()
+    assert lines[-3:] == [f"Error: interrupted ({what})", kept, resume]
+    assert all(line.startswith("INFO ") for line in lines[:-3]), "nothing else is said of it"
+    assert [failure.code for failure in known_failures("lookalike mine", done.stderr)] == ["unfinished"]
+    log = Path("stopped/run.log").read_text()
+    assert "stopped by" in log
+    assert resume.strip() in log
     with pytest.raises(lookalike.ConfigError, match="holds an unfinished run"):
         mine(run_dir="stopped")
 
@@ -427,6 +445,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(place):
     assert done.returncode == 1
     assert "cannot be written" in done.stderr
     assert "File too large" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(f"to go on: lookalike mine --resume {place / 'stopped'}")
     assert "Traceback" not in done.stderr
     assert not list(Path("stopped").rglob("*.tmp"))
     assert json.loads(Path("stopped/.run_state.json").read_text())

@@ -188,8 +188,7 @@ def _side(side: InputRecord, *, now: bool) -> str:
 def _show_plan(plan: RunPlan) -> None:
     """Print what a run would do."""
     for side in plan.sides:
-        work = "taken as they are" if side.is_ready else f"to embed{_known(plan, side)}"
-        print(f"{side.name.capitalize() + ':':<10} {side.rows} rows of {side.path} ({side.kind}), {work}")
+        print(f"{side.name.capitalize() + ':':<10} {side.rows} rows of {side.path} ({side.kind}), {_work(plan, side)}")
     print(f"Encoder:   {plan.encoder}")
     print(f"Device:    {', '.join(plan.devices)}")
     print(f"Estimate:  {plan.estimate}")
@@ -197,16 +196,19 @@ def _show_plan(plan: RunPlan) -> None:
     print(plan.folder)
 
 
-def _known(plan: RunPlan, side: Side) -> str:
-    """What the cache has of a side, as far as that can be told without reading an image."""
+def _work(plan: RunPlan, side: Side) -> str:
+    """What is to be done for a side; what the cache has of it, as far as that shows without reading an image."""
     from lookalike.workflow.run_plan import CacheState
 
+    if side.is_ready:
+        return "taken as they are"
     if plan.cache is CacheState.OFF:
-        return ""
+        return "to embed"
     if plan.cache is CacheState.EMPTY:
-        return "; the cache has nothing of this encoder yet"
+        return "to embed; the cache has nothing of this encoder yet"
     if side.name not in plan.cached:
-        return "; what the cache has of them shows only when they are read"
+        return "to embed; what the cache has of them shows only when they are read"
     if plan.cached[side.name] == side.rows:
-        return "; the cache has all of them"
-    return f"; the cache knows {plan.cached[side.name]} of them by path, and may know more by their content"
+        return "all of them in the cache"
+    known = plan.cached[side.name] or "none"
+    return f"to embed; the cache knows {known} of them by path, and may know more by their content"

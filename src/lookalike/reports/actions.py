@@ -91,7 +91,7 @@ def _noop(facts: Facts) -> Action:
     if not facts.wants_label_filter:
         text = "Not applicable: `filter_by_label` was off, so the labels of a pair may differ."
     elif not facts.filter_was_noop:
-        text = "No: the label filter dropped pairs whose labels differ, see the counts above."
+        text = "No: the label filter kept images of other labels out, see the counts above."
     else:
         text = f"Yes: {why_noop(facts)}."
         if not facts.filter_ran:

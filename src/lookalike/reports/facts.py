@@ -204,7 +204,12 @@ class Facts:
 
     @property
     def filter_was_noop(self) -> bool:
-        """Whether the label filter was asked for and changed nothing."""
+        """Whether the label filter was asked for and changed nothing.
+
+        In a selection by score it acts inside the search, so that a pair of other labels is never met.
+        """
+        if self.record.selection is not None and self.filter_ran:
+            return False
         return self.wants_label_filter and not self.record.counts.get("label_mismatches")
 
     @property

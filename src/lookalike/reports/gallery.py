@@ -91,8 +91,13 @@ def page_path(folder: RunFolder, number: int) -> Path:
 
 def old_pages(folder: RunFolder) -> list[Path]:
     """The further pages that are there."""
-    pattern = re.compile(rf"{re.escape(folder.gallery.stem)}_\d+{re.escape(folder.gallery.suffix)}")
-    return sorted(path for path in folder.path.iterdir() if pattern.fullmatch(path.name))
+    return sorted(path for path in folder.path.iterdir() if path != folder.gallery and is_page(path.name, folder))
+
+
+def is_page(name: str, folder: RunFolder) -> bool:
+    """Whether the name of a file of the run is that of a page of its gallery."""
+    stem, suffix = re.escape(folder.gallery.stem), re.escape(folder.gallery.suffix)
+    return re.fullmatch(rf"{stem}(_\d+)?{suffix}", name) is not None
 
 
 def describe(outcome: str, threshold: float | None) -> tuple[str, str]:

@@ -244,6 +244,8 @@ def _noop(facts: Facts) -> str:
         return "The label filter was off, so the question whether it was a no-op does not arise."
     if facts.filter_was_noop:
         return f"The label filter was a no-op: {why_noop(facts)}."
+    if facts.record.selection is not None:
+        return "The label filter was not a no-op: it acted inside the search, among images of the target's own label."
     mismatches = facts.record.counts["label_mismatches"] or 0
     return f"The label filter was not a no-op: it dropped {markdown.count(mismatches, 'pair')} whose labels differ."
 

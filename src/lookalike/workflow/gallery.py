@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lookalike.reports.gallery import old_pages, write_gallery
-from lookalike.tables.run_folder import RunFolder, update_record
+from lookalike.reports.gallery import is_page, write_gallery
+from lookalike.tables.run_folder import RunFolder, read_record, update_record
 from lookalike.workflow.run_state import check_finished
 
 
@@ -28,7 +28,7 @@ def remake_gallery(run: Path, *, every: bool = False) -> list[Path]:
     """
     folder = RunFolder(run)
     check_finished(folder)
-    before = old_pages(folder)
     pages = write_gallery(folder, every=every)
-    update_record(folder, {*before, *pages})
+    recorded = {folder.path / name for name in read_record(folder).files if is_page(name, folder)}
+    update_record(folder, {*recorded, *pages})
     return pages

@@ -348,7 +348,8 @@ def _working(folder: RunFolder, run_log: RunLog) -> Iterator[None]:
                 place = shlex.quote(str(folder.path))
                 error.add_note(f"Nothing is lost: what is finished is kept in {place}")
                 error.add_note(f"The run is not finished; to go on: lookalike mine --resume {place}")
-                run_log.write("\n".join(error.__notes__))
+                for note in error.__notes__:
+                    run_log.write(note)
             raise
 
 
