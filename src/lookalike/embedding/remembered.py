@@ -172,8 +172,8 @@ def _is_cached(paths: Sequence[str], identity: EncoderIdentity, settings: ImageE
 def _place(settings: ImageEmbeddingsConfig) -> Path | None:
     """The file of this way to ask for a model; None where it cannot be known without loading it."""
     folder = cache_folder_of(settings)
-    # `exists` only: what a hub's name stands for today, only its library knows.
-    if folder is None or not Path(settings.model_path).exists():
+    # What a hub's name stands for today, only its library knows.
+    if folder is None or not os.path.exists(settings.model_path):  # noqa: PTH110 - a Path may raise
         return None
     asked = {name: getattr(settings, name) for name in _ASKED}
     # Relative paths are part of the identity as they are, and stand for something else elsewhere.
@@ -200,10 +200,10 @@ def _files(place: Path) -> list[tuple[str, int, int, int]]:
     paths = [place] if place.is_file() else sorted(_below(place))
     found = []
     for path in paths:
-        status = path.stat()
-        found.append(
-            (path.relative_to(place.parent).as_posix(), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        )
+        with contextlib.suppress(OSError):  # a file that went meanwhile is a change like any other
+            times = path.stat()
+            name = path.relative_to(place.parent).as_posix()
+            found.append((name, times.st_size, times.st_mtime_ns, times.st_ctime_ns))
     return found
 
 

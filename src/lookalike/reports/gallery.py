@@ -18,7 +18,7 @@ from typing import Any
 
 import jinja2
 
-from lookalike.errors import TableError
+from lookalike.errors import LookalikeError
 from lookalike.reports.captions import plot_captions
 from lookalike.reports.facts import gather
 from lookalike.reports.findings import Findings, Room, find
@@ -176,8 +176,8 @@ def _eye(data: GalleryData) -> dict[str, Any]:
     """What needs a person's eye, as in the report, taken apart so that the template can escape it."""
     try:
         findings = find(gather(data.folder), _ROOM)
-    except TableError as error:
-        # A folder without its vectors, say: there is less to say, and the images can be looked at all the same.
+    except LookalikeError as error:
+        # A folder without its vectors, for example: the images can be looked at all the same.
         log.warning("the gallery has no findings: %s", error)
         findings = Findings([], [])
     most = _ROOM.items

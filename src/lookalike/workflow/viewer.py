@@ -220,8 +220,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _redirect(self, address: str, cookie: str = "") -> None:
         self.send_response(HTTPStatus.FOUND)
-        # One slash: two would name another host.
-        self.send_header("Location", "/" + address.lstrip("/"))
+        # One slash: two, or a backslash after it, would name another host.
+        self.send_header("Location", "/" + address.lstrip("/\\"))
         if cookie:
             self.send_header("Set-Cookie", cookie)
         self.send_header("Content-Length", "0")
