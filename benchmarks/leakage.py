@@ -131,7 +131,9 @@ class _Set:
 
         folder = self._folder / way
         folder.mkdir(exist_ok=True)
-        copies = pq.read_table(self._embedded(way, [_copy(path, way, folder) for path in self._protected]))
+        copies = pq.read_table(
+            self._embedded(way, [_copy(path, way, folder / f"copy_{row}") for row, path in enumerate(self._protected)])
+        )
         pool = self._folder / "pool.parquet"
         pq.write_table(pa.concat_tables([self._others, copies]), pool)
         found: dict[str, Any] = {}
@@ -182,13 +184,12 @@ def _quantiles(values: Any) -> dict[str, float]:
     return {str(share): round(float(np.quantile(values, share)), 5) for share in (0.01, 0.05, 0.5, 0.95, 0.99, 1)}
 
 
-def _copy(path: str, way: str, folder: Path) -> str:
-    """Write a copy of an image and return its path."""
+def _copy(path: str, way: str, name: Path) -> str:
+    """Write a copy of an image under a name without an ending, and return its path."""
     import shutil
 
     from PIL import Image, ImageOps
 
-    name = folder / f"copy_of_{Path(path).stem}"
     if way == "renamed":
         return str(shutil.copy(path, f"{name}{Path(path).suffix}"))
     steps: dict[str, Callable[[Image.Image], Image.Image]] = {

@@ -12,7 +12,7 @@ import pytest
 from fsspec.exceptions import FSTimeoutError
 
 from lookalike.errors import ConfigError, MissingDependency
-from lookalike.images.locate import ReadSettings, check_root, read_bytes
+from lookalike.images.locate import ReadSettings, check_root, local_size, read_bytes, read_part
 from lookalike.images.outcome import ImageRejected, Reason
 
 ANY = ReadSettings(root="", max_bytes=1000, retries=0)
@@ -154,6 +154,19 @@ def test_files_outside_the_root_are_refused_unopened(inside, tmp_path, path, no_
     """Whether they exist is not said either."""
     found = rejected(path.format(tmp=tmp_path), inside, sleep=no_sleep)
     assert (found.reason, found.detail) == (Reason.UNREADABLE, f"outside the root {inside.root}")
+
+
+def test_the_size_and_a_part_of_a_file(inside, tmp_path):
+    (tmp_path / "root" / "a.png").write_bytes(b"0123456789")
+    assert local_size("a.png", inside) == 10
+    assert read_part("a.png", inside, 5, 4) == b"5678"
+    assert read_part("a.png", inside, 8, 4) == b"89"
+    assert local_size("s3://bucket/a.png", ANY) is None
+    for path in ("../secret.png", "none.png", "deep"):
+        with pytest.raises(ImageRejected):
+            local_size(path, inside)
+    with pytest.raises(ImageRejected):
+        read_part("../secret.png", inside, 0, 1)
 
 
 @needs_posix

@@ -1,6 +1,7 @@
 """Which rule bars a row, in which order, from which sources; and what happens where files are not there."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -114,6 +115,26 @@ def test_pictures_of_one_colour_are_compared_by_pixels_only(place):
     Image.new("L", (31, 31), 7).save("pool/x_001.png")
     Image.new("RGB", (30, 30), (7, 7, 7)).save("seven.bmp")
     assert rules(bar(protect=pa.table({"filepath": ["seven.bmp"]}))) == {0: "protected_pixels"}
+
+
+def test_several_evaluation_sets_are_one(place):
+    Image.open("pool/x_004.png").save("pixels.bmp")
+    some(place / "test.parquet", [1, 4], [names(1)[0], "pixels.bmp"])
+    Path("val.csv").write_text("filepath\npool/x_002.png\n")
+    for given in ({"protect": "test.parquet,val.csv"}, {"protect": [Path("test.parquet"), "val.csv"]}):
+        bars = bar(**given)
+        assert rules(bars) == {1: "protected_path", 2: "protected_path", 4: "protected_pixels"}
+        assert bars.by[4] == "pixels.bmp"
+
+
+def test_a_visual_changenet_table_excludes_its_images(place):
+    """Such as the training set, so that it is not mined again."""
+    (place / "pool" / "C1_SolderLight.png").write_bytes(Path("pool/x_000.png").read_bytes())
+    write_embeddings(
+        place / "pool.parquet", vectors(2), filepaths=["pool/C1_SolderLight.png", "pool/C2_SolderLight.png"]
+    )
+    Path("train.csv").write_text("input_path,golden_path,label,object_name\npool,gold,PASS,C1\n")
+    assert rules(bar(exclude="train.csv", inputs=RunConfig("", "", image_ext=".png"))) == {0: "excluded"}
 
 
 def test_the_same_component_under_another_light_is_recognised(place):

@@ -417,8 +417,8 @@ class BarringConfig:
     )
     protect: str = setting(
         "",
-        "the evaluation set, as image or embedding table: its images, and copies of them in the pool (the same path, "
-        "bytes or pixels; re-encoded, resized, mirrored), are not mined",
+        "the evaluation set, as image or embedding table (several with commas): its images, and copies of them in the "
+        "pool (the same path, bytes or pixels; re-encoded, resized, mirrored), are not mined",
     )
     protect_threshold: float = setting(
         -1.0,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError
+from lookalike.tables.changenet import Layout, is_changenet, to_image_table
 from lookalike.tables.embedding_table import Parts
 from lookalike.tables.filepaths import base_name, distinct, normal_path, normal_paths
 from lookalike.tables.history import require_intact
-from lookalike.tables.image_table import PARQUET_SUFFIXES, Filepaths, read_image_table
+from lookalike.tables.image_table import PARQUET_SUFFIXES, Filepaths, check_filepath, read_rows
 from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.run_state import is_unfinished
 
@@ -50,7 +52,7 @@ class Barred:
         return mask
 
 
-def read_excluded(path: str, column: str) -> list[str]:
+def read_excluded(path: str, column: str, layout: Layout | None = None) -> list[str]:
     """The paths of what is not wanted.
 
     Parameters
@@ -60,6 +62,8 @@ def read_excluded(path: str, column: str) -> list[str]:
         folder of an earlier `lookalike mine` or the folder that holds several, any image table, or a ledger (`*.json`).
     column:
         The column of the paths in a parquet file; `filepath` where it has none of that name.
+    layout:
+        Where the images of a Visual ChangeNet table are; None: it is refused for its lack of paths.
 
     Raises
     ------
@@ -75,7 +79,10 @@ def read_excluded(path: str, column: str) -> list[str]:
     if (place / FINAL).is_file():
         place = place / FINAL
     if not _is_parquet(place):
-        return list(Filepaths(read_image_table(path)))
+        rows = read_rows(path)
+        if layout is not None and is_changenet(rows):
+            rows = to_image_table(rows, path, layout)
+        return list(Filepaths(check_filepath(rows, path)))
     parts = Parts.open(str(place))  # an earlier result may have no rows, and a column of another name
     name = column if all(column in schema.names for schema in parts.schemas) else "filepath"
     for file, schema in zip(parts.files, parts.schemas, strict=True):
@@ -88,26 +95,36 @@ def read_excluded(path: str, column: str) -> list[str]:
     return [str(value) for value in parts.read((name,)).column(name).to_pylist() if value is not None]
 
 
-def read_all_excluded(given: str | Iterable[str | Path], column: str) -> list[str]:
+def split_sources(given: Any) -> list[Any]:
+    """Several inputs from one setting.
+
+    Parameters
+    ----------
+    given:
+        A text with commas between paths (one that is a path with a comma in it is one input), a list, or one table.
+    """
+    if isinstance(given, str):
+        parts = [given] if Path(given).exists() else given.split(",")
+        return [part.strip() for part in parts if part.strip()]
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def read_all_excluded(given: Any, column: str, layout: Layout | None = None) -> list[str]:
     """The paths of all that is not wanted, each once, from several sources.
 
     Parameters
     ----------
     given:
-        Sources as `read_excluded` takes them: a list, or a text with commas between them. A text that is a path with a
-        comma in it is one source.
-    column:
-        As `read_excluded` takes it.
+        Sources as `read_excluded` takes them, as `split_sources` takes several.
+    column, layout:
+        As `read_excluded` takes them.
 
     Raises
     ------
     TableError
         As `read_excluded`.
     """
-    if isinstance(given, str):
-        given = [given] if Path(given).exists() else given.split(",")
-    sources = [str(one).strip() for one in given]
-    return distinct(path for source in sources if source for path in read_excluded(source, column))
+    return distinct(path for one in split_sources(given) for path in read_excluded(str(one), column, layout))
 
 
 def _runs_in(place: Path) -> list[RunFolder]:

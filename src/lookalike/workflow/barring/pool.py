@@ -16,12 +16,13 @@ from typing import Any
 from lookalike.config.schemas import BarringConfig, RunConfig
 from lookalike.encoders.base import Encoder
 from lookalike.errors import TableError
+from lookalike.tables.changenet import Layout
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.embedding_table import EmbeddingTable
 from lookalike.workflow.barring.bars import Bars, Rule
 from lookalike.workflow.barring.likeness import Likeness, Rules
-from lookalike.workflow.barring.reference import of_targets, open_protected
-from lookalike.workflow.exclusion import read_all_excluded
+from lookalike.workflow.barring.reference import joined, of_targets, open_protected
+from lookalike.workflow.exclusion import read_all_excluded, split_sources
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def bar_pool(
         That of the pool, from `open_encoder` for `inputs`. It embeds a `protect` without vectors and, where the pool
         has more than `leak_reads` rows, mirrored and smaller copies of its images, to find such copies in the pool.
     protect:
-        Used in place of `settings.protect`; it may be a table in memory.
+        Used in place of `settings.protect`; it may be a table in memory, or a list of inputs.
     exclude:
         Used in place of `settings.exclude`; it may be a list of sources.
 
@@ -74,17 +75,17 @@ def bar_pool(
     """
     settings.validate()
     inputs = inputs or RunConfig("", "")
-    given = settings.protect if protect is None else protect
     job = Likeness(pool, settings, inputs, encoder)
     # Everything is opened before work starts, so that what cannot be read is refused at once.
-    excluded = read_all_excluded(settings.exclude if exclude is None else exclude, "filepath")
-    wanted = not isinstance(given, str) or bool(given)
-    protected = open_protected(given, pool, inputs, encoder, job.marks.note) if wanted else None
+    layout = Layout(inputs.images_root, inputs.light, inputs.image_ext, inputs.root)
+    excluded = read_all_excluded(settings.exclude if exclude is None else exclude, "filepath", layout)
+    sources = split_sources(settings.protect if protect is None else protect)
+    protected = [open_protected(one, pool, inputs, encoder, job.marks.note) for one in sources]
     job.bar_paths(excluded, Rule.EXCLUDED)
-    if protected is not None:
+    if protected:
         before = int(job.marks.mask.sum())
         job.bar(
-            protected,
+            joined(protected),
             Rules(
                 Rule.PROTECTED_PATH, Rule.PROTECTED_BYTES, Rule.PROTECTED_PIXELS, Rule.PROTECTED_NEAR,
                 Rule.PROTECTED_COMPONENT, settings.protect_threshold, True, _PROTECTED_NEIGHBOURS,

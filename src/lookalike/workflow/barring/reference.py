@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,17 @@ class Reference:
 def of_targets(targets: EmbeddingTable) -> Reference:
     """The targets."""
     return Reference("target", targets.filepaths.to_pylist(), targets.vectors, np.arange(len(targets)))
+
+
+def joined(references: Sequence[Reference]) -> Reference:
+    """Several as one; the name is that of the first."""
+    starts = np.cumsum([0, *(len(one.paths) for one in references)])
+    return Reference(
+        references[0].name,
+        [path for one in references for path in one.paths],
+        np.concatenate([one.vectors for one in references]),
+        np.concatenate([one.rows + start for one, start in zip(references, starts, strict=False)]),
+    )
 
 
 def open_protected(
@@ -138,9 +149,9 @@ def _embedded(alone: Reference, inputs: RunConfig, encoder: Encoder, note: Calla
 
 
 def with_views(reference: Reference, encoder: Encoder, reading: Reading, batch: int) -> Reference:
-    """The same with the vectors of a copy of every image that is mirrored, and of two that are smaller.
+    """The same with the vectors of four copies of every image: mirrored, turned by 180 degrees, and two smaller ones.
 
-    A mirrored or smaller copy in the pool can be far from the image itself, and is near to one of these.
+    Such a copy in the pool can be far from the image itself, and is near to one of these.
 
     Parameters
     ----------
@@ -164,7 +175,8 @@ def _batches(
     """Preprocessed views, some at a time, and whose they are."""
 
     def views(image: Image.Image) -> list[Any]:
-        changed = [ImageOps.mirror(image), _scaled(image, 0.75), _scaled(image, 0.5)]
+        turned = image.transpose(Image.Transpose.ROTATE_180)
+        changed = [ImageOps.mirror(image), turned, _scaled(image, 0.75), _scaled(image, 0.5)]
         return [encoder.preprocessing(one) for one in changed]
 
     group: list[Any] = []
