@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import atlas, cache, check, export, gallery, history, hook, mine, skill, why
+from lookalike.cli import atlas, cache, calibrate, check, export, gallery, history, hook, mine, skill, why
 from lookalike.cli.status import end_on_sigterm, escape_foreign_letters, report_errors, set_up_logging
 
 app = typer.Typer(
@@ -23,7 +23,16 @@ app = typer.Typer(
 app.add_typer(cache.app, name="cache")
 app.add_typer(history.app, name="history")
 app.add_typer(export.app, name="export")
-for command in (mine.mine, gallery.gallery, gallery.review, gallery.view, atlas.atlas, check.check, why.why):
+for command in (
+    mine.mine,
+    gallery.gallery,
+    gallery.review,
+    gallery.view,
+    atlas.atlas,
+    check.check,
+    why.why,
+    calibrate.calibrate,
+):
     app.command()(command)
 app.add_typer(skill.app, name="skill")
 # A hook never fails: what it does not know is let pass.

@@ -565,6 +565,30 @@ class RunConfig:
         return BarringConfig(device=self.search_device, **shared)
 
 
+@dataclass
+class CalibrateConfig:
+    """Propose distance thresholds for a pool and its encoder, from the pool's own distances."""
+
+    knn_metric: str = same(RunConfig, "knn_metric")
+    quantile: float = setting(0.99, "the share of the pool images that shall have another one within the threshold")
+    sample: int = setting(
+        4_000, "images whose nearest other one is looked for among all: all of a pool of this size, or a random sample"
+    )
+    seed: int = setting(0, "of the sample, and of the random pairs")
+    pool_vectors: str = setting(NearestNeighborsConfig.source_embed_column_name, "embedding column of the pool")
+    device: str = same(NearestNeighborsConfig, "device")
+    memory_limit: int = same(NearestNeighborsConfig, "memory_limit")
+
+    def validate(self) -> None:
+        """Refuse what cannot be right, before any work starts."""
+        one_of("knn_metric", self.knn_metric, METRICS)
+        if not 0 < self.quantile <= 1:  # also refuses NaN
+            raise ConfigError(f"quantile={self.quantile} is not possible", hint="give a share above 0, at most 1")
+        at_least("sample", self.sample, 100)
+        at_least("seed", self.seed, 0)
+        at_least("memory_limit", self.memory_limit, LEAST_MEMORY)
+
+
 class Setting(NamedTuple):
     """One row of a schema, as `--help` and the documentation show it."""
 
