@@ -57,8 +57,12 @@ def embedded(place):
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
+#: These tests are about the run itself: the targets stay in the pool, and nothing is scored.
+NEAREST = {"scoring": "nearest", "self_match": "keep"}
+
+
 def mine(targets="targets.parquet", pool="pool.parquet", **settings):
-    return lookalike.run(targets, pool, **{"cache_dir": "off", **settings})
+    return lookalike.run(targets, pool, **{"cache_dir": "off", **NEAREST, **settings})
 
 
 def stopped(place, number, images, *arguments):
@@ -79,7 +83,13 @@ def names(folder):
 
 def test_a_real_encoder_fills_the_folder_and_the_second_run_embeds_nothing(clip_snapshot, images, tmp_path):
     targets = pa.table({"filepath": [str(images / "board_00.png"), str(images / "board_01.jpg")]})
-    settings = {"model": "CLIP", "model_path": str(clip_snapshot), "topn": 3, "cache_dir": str(tmp_path / "cache")}
+    settings = {
+        "model": "CLIP",
+        "model_path": str(clip_snapshot),
+        "topn": 3,
+        "cache_dir": str(tmp_path / "cache"),
+        **NEAREST,
+    }
     first = lookalike.run(targets, images, out=tmp_path / "out", **settings)
     assert first.folder.path.parent == tmp_path / "out" / "mining_results"
     assert check_run(first.folder.path) == []
@@ -142,7 +152,7 @@ def test_one_image_on_each_side(place, capfd):
     Path("one.txt").write_text(str(place / "images" / "targets_1.png"))
     run = mine("one.txt", "one.txt", run_dir="run", filter_by_label=True)
     assert (run.counts.targets, run.counts.topn, run.counts.unique) == (1, 1, 1)
-    settings = RunConfig("one.txt", "one.txt", run_dir="run", filter_by_label="True", cache_dir="off")
+    settings = RunConfig("one.txt", "one.txt", run_dir="run", filter_by_label="True", cache_dir="off", **NEAREST)
     assert run_state.read_settings(run.folder) == settings
     # The file has every line, the application (here: none that set up logging) only what it would have had.
     assert "INFO lookalike.workflow.run: embedding the pool: 1 images" in run.folder.log.read_text()
@@ -439,7 +449,7 @@ def test_going_on_with_what_is_no_run(place):
 def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_later(place):
     """A file size limit stands in for a full disk: the same OSError from the same write."""
     words = ["mine", "--targets", "targets.parquet", "--pool", "pool.parquet", "--run-dir", "stopped", "cache_dir=off"]
-    limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", sys.executable, str(PROGRAM), "SIGKILL", "1000", "log"]
+    limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", sys.executable, str(PROGRAM), "SIGKILL", "1000", "log"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([*limited, *words], cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
