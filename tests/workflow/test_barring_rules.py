@@ -97,6 +97,7 @@ def test_two_spellings_of_a_path_are_one_image(place):
     bars = bar(protect=pa.table({"filepath": ["./pool//x_001.png", r"pool\x_002.png", "pool/other/../x_003.png"]}))
     assert rules(bars) == dict.fromkeys((1, 2, 3), "protected_path")
     assert bars.by[2] == r"pool\x_002.png"
+    assert rules(bar(exclude=[_list(place, [str(place / "pool" / "x_004.png")])])) == {4: "excluded"}
 
 
 def test_files_of_one_size_are_told_apart_by_their_bytes(place):
