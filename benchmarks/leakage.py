@@ -221,7 +221,7 @@ def _scaled(image: Any, factor: float) -> Any:
 
 def tables(result: dict[str, Any]) -> str:
     """The tables of docs/leakage.md."""
-    return "\n\n".join([_table_of_rules(result), _table_of_distances(result)])
+    return "\n\n".join([_table_of_rules(result), _table_of_agreement(result), _table_of_distances(result)])
 
 
 def _table_of_rules(result: dict[str, Any]) -> str:
@@ -234,6 +234,20 @@ def _table_of_rules(result: dict[str, Any]) -> str:
         most = [max(ways[method]["false"] for ways in one["ways"].values()) for method in METHODS]
         cells = " | ".join(f"{number} of {one['others']:,}" for number in most)
         lines.append(f"| {TITLES[name]} | *false alarms, at most* | {cells} |")
+    return "\n".join(lines)
+
+
+def _table_of_agreement(result: dict[str, Any]) -> str:
+    """How alike different images are, by fingerprint and by embedding."""
+    lines = [
+        "| set | agreement with the most alike other image: half / 99 % below / most | "
+        "cosine distance to the nearest other image: 1 % below / half |",
+        "|---|---|---|",
+    ]
+    for name, one in result["sets"].items():
+        agreement = " / ".join(f"{one['agreement_of_others'][share]:.4f}" for share in ("0.5", "0.99", "1"))
+        distance = " / ".join(f"{one['nearest_other'][share]:.4f}" for share in ("0.01", "0.5"))
+        lines.append(f"| {TITLES[name]} | {agreement} | {distance} |")
     return "\n".join(lines)
 
 

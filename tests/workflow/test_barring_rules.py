@@ -97,6 +97,7 @@ def test_two_spellings_of_a_path_are_one_image(place):
     bars = bar(protect=pa.table({"filepath": ["./pool//x_001.png", r"pool\x_002.png", "pool/other/../x_003.png"]}))
     assert rules(bars) == dict.fromkeys((1, 2, 3), "protected_path")
     assert bars.by[2] == r"pool\x_002.png"
+    assert rules(bar(exclude=[_list(place, [str(place / "pool" / "x_004.png")])])) == {4: "excluded"}
 
 
 def test_files_of_one_size_are_told_apart_by_their_bytes(place):
@@ -108,6 +109,15 @@ def test_files_of_one_size_are_told_apart_by_their_bytes(place):
     shutil.copy("pool/6.bmp", "six.raw")
     bars = bar(protect=pa.table({"filepath": ["six.raw", names(2)[0]]}))
     assert rules(bars) == {6: "protected_bytes", 2: "protected_pixels"}
+
+
+def test_files_that_differ_in_one_byte_are_not_the_same(place):
+    Image.open(names(4)[0]).save("one.bmp")
+    data = bytearray(Path("one.bmp").read_bytes())
+    data[-1] ^= 0x80
+    Path("pool/other.bmp").write_bytes(data)
+    write_embeddings(place / "pool.parquet", vectors(2), filepaths=["pool/other.bmp", *names(1)])
+    assert bar(protect=pa.table({"filepath": ["one.bmp"]})).counts == {"protected_near": 1}
 
 
 def test_pictures_of_one_colour_are_compared_by_pixels_only(place):
@@ -166,6 +176,30 @@ def test_missing_files_and_urls_are_notes(place):
     assert "2 of 4 protected images have no file" in notes
     assert "1 pool images have no file" in notes
     assert "3 pool images and 3 protected images: there the distance decides" in notes
+
+
+def test_without_pixels_the_limit_is_how_near_pool_images_are_to_each_other(place):
+    """1 % of them have a neighbour within it; equal vectors do not count."""
+    pool = np.concatenate([vectors(400), vectors(20)])
+    write_embeddings(place / "pool.parquet", pool, filepaths=[f"gone/{row}" for row in range(len(pool))])
+    unit = vectors(400) / np.linalg.norm(vectors(400), axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -1)
+    nearest = np.sort(1 - cosines.max(axis=1)[20:])  # the first 20 have an equal one
+    limit = nearest[int(0.01 * (len(nearest) - 1))]
+
+    def near(row, distance):
+        """A vector at a cosine distance from one of the pool's."""
+        aside = np.random.default_rng(row).standard_normal(DIMENSION)
+        aside -= aside @ unit[row] * unit[row]
+        return (1 - distance) * unit[row] + np.sqrt(1 - (1 - distance) ** 2) * aside / np.linalg.norm(aside)
+
+    protected = np.array([near(100, 0.9 * limit), near(200, 1.1 * limit)], np.float32)
+    write_embeddings(place / "protect.parquet", protected, filepaths=["gone/a", "gone/b"])
+    bars = bar(protect="protect.parquet")
+    assert rules(bars) == {100: "protected_near"}
+    assert bars.distance[100] == pytest.approx(0.9 * limit, abs=1e-5)
+    assert any(f"within {limit:.2g} are barred" in note for note in bars.notes)
 
 
 def test_no_pixels_are_read_where_none_may_be(place):

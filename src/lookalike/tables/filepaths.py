@@ -14,6 +14,9 @@ import pyarrow.compute as pc
 #: A path that is not its own normal form matches this; all others need not be looked at one by one.
 _ODD = r"\\|//|(^|/)\.\.?(/|$)|./$|^$"
 
+#: How a normalised path that is not relative begins.
+_WHOLE = r"^(/|[A-Za-z]:/|[A-Za-z][A-Za-z0-9+.-]*://)"
+
 
 def normal_path(path: str) -> str:
     r"""The POSIX-normalised path: slashes for backslashes, without ``.``, ``..`` and doubled slashes.
@@ -42,6 +45,26 @@ def normal_paths(paths: pa.Array) -> pa.Array:
         return paths
     changed = [normal_path(path) for path in paths.filter(odd).to_pylist()]
     return pc.replace_with_mask(paths, odd, pa.array(changed, pa.string()))
+
+
+def full_paths(paths: pa.Array, base: str) -> pa.Array:
+    """Normalised paths of a whole column, each from its beginning: relative ones start in `base`.
+
+    A folder gives absolute paths, and a list often relative ones: this way they are one image.
+
+    Parameters
+    ----------
+    paths:
+        Strings, without nulls.
+    base:
+        An absolute folder, or a URL.
+    """
+    plain = normal_paths(paths)
+    whole = pc.match_substring_regex(plain, _WHOLE)
+    if pc.all(whole).as_py():
+        return plain
+    start = base.replace("\\", "/").rstrip("/")
+    return normal_paths(pc.if_else(whole, plain, pc.binary_join_element_wise(start, plain, "/")))
 
 
 def base_name(path: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from lookalike.images.outcome import ImageRejected
 from lookalike.neighbors.base import Rows
 from lookalike.reports.thumbnails import Reading
 from lookalike.tables.embedding_stream import EmbeddingStream
-from lookalike.tables.filepaths import normal_path, normal_paths
+from lookalike.tables.filepaths import full_paths
 from lookalike.workflow.barring.bars import Marks, Rule
 from lookalike.workflow.barring.files import Files
 from lookalike.workflow.barring.near import SAME_VECTOR, Measure
@@ -86,20 +87,18 @@ class Likeness:
     ) -> None:
         self._pool, self._settings, self._encoder, self._batch = pool, settings, encoder, inputs.batch_size
         self._reading = Reading.of(vars(inputs))
+        self._base = inputs.root if "://" in inputs.root else str(Path(inputs.root).absolute())
         self._measure = Measure(pool, settings.device, settings.memory_limit)
         self.marks = Marks(pool.rows)
 
     def bar_paths(self, paths: Collection[str], rule: Rule) -> None:
-        """Bar the rows that have one of some paths; two spellings of a path are one."""
+        """Bar the rows that have one of some paths; two spellings of a path are one, a relative one, too."""
         if not paths:
             return
-        spelled: dict[str, str] = {}
-        for path in paths:
-            spelled.setdefault(normal_path(path), path)
-        known, first = pa.array(spelled, pa.string()), 0
-        names = list(spelled.values())
+        names, first = list(paths), 0
+        known = full_paths(pa.array(names, pa.string()), self._base)
         for part in self._pool.filepaths():
-            found = pc.index_in(normal_paths(part), known).fill_null(-1).to_numpy(zero_copy_only=False)
+            found = pc.index_in(full_paths(part, self._base), known).fill_null(-1).to_numpy(zero_copy_only=False)
             free = self.marks.rule[first : first + len(part)] == 0
             places = np.flatnonzero((found >= 0) & free)
             self.marks.bar(first + places, rule, [names[one] for one in found[places]])
@@ -153,6 +152,11 @@ class Likeness:
         if not self._settings.leak_reads:
             unread = self.marks.free()
         if not len(reference.vectors):
+            if len(unread):
+                self.marks.note(
+                    f"pixels could not be compared of {len(unread)} pool images, and the {reference.name} images have "
+                    "no vectors: only paths and bytes are compared"
+                )
             return
         limit = SAME_VECTOR
         if rules.protects and (len(unread) or len(blind)):
@@ -171,7 +175,7 @@ class Likeness:
         if rules.protects and len(free) <= most:
             return free
         if not len(reference.vectors):
-            if most:
+            if most:  # with 0 all of them are told as not read
                 self.marks.note(
                     f"{len(free)} pool images are more than leak_reads={most}, and the {reference.name} images have no "
                     "vectors that tell which of them may be copies: only paths and bytes are compared"
@@ -257,16 +261,18 @@ class Likeness:
         if "object_name" not in self._pool.pick(np.zeros(1, np.int64), ("object_name",)).column_names:
             return
         shown: dict[tuple[str, str], str] = {}
-        for path in reference.paths:
-            folder, name = posixpath.split(normal_path(path))
+        whole = full_paths(pa.array(reference.paths, pa.string()), self._base).to_pylist()
+        for path, place in zip(reference.paths, whole, strict=True):
+            folder, name = posixpath.split(place)
             shown.setdefault((folder, posixpath.splitext(name)[0].rpartition("_")[0]), path)
         for first in range(0, self._pool.rows, _COMPONENTS):
             block = np.arange(first, min(first + _COMPONENTS, self._pool.rows))
             table = self._pool.pick(block, ("filepath", "object_name"))
             rows, by = [], []
-            columns = (table.column(name).to_pylist() for name in ("filepath", "object_name"))
-            for row, (path, component) in enumerate(zip(*columns, strict=True), first):
-                folder, name = posixpath.split(normal_path(path))
+            places = full_paths(table.column("filepath").combine_chunks().cast(pa.string()), self._base).to_pylist()
+            components = table.column("object_name").to_pylist()
+            for row, (place, component) in enumerate(zip(places, components, strict=True), first):
+                folder, name = posixpath.split(place)
                 found = shown.get((folder, str(component))) if component not in (None, "") else None
                 if found is not None and name.startswith(f"{component}_") and not self.marks.rule[row]:
                     rows.append(row)

@@ -111,10 +111,6 @@ def open_protected(
     paths = side.table.column("filepath").to_pylist()
     alone = Reference("protected", paths, np.empty((0, pool.dimension), np.float32), np.empty(0, np.int64))
     if encoder is None:
-        note(
-            "protect has no vectors and there is no encoder to make them: the pool is not searched for images that are "
-            "near to it"
-        )
         return alone
     check_encoder(encoder, pool)
     return _embedded(alone, inputs, encoder, note)
