@@ -110,7 +110,7 @@ def test_memory_bounds_what_is_looked_at():
     random = np.random.default_rng(0)
     pool = np.repeat(random.standard_normal((100, 16)), 40, axis=0) + 1e-4 * random.standard_normal((4000, 16))
     diary, config = Diary(), ScoringConfig(dedup_threshold=0.001)
-    config.memory_limit = 1000 * 16 * 8
+    config.memory_limit = 4 * 1000 * 16 * 8
     nobody = np.empty(0, np.int64)
     pairs = Pairs(nobody, nobody, nobody.astype(np.int32), nobody.astype(np.float32))
     scores = -np.arange(4000.0).astype(np.float32)

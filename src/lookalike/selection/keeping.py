@@ -31,6 +31,9 @@ from lookalike.selection.result import Diary
 from lookalike.selection.space import Singles
 from lookalike.selection.twins import Twins
 
+#: The vectors that are held have this share of the memory limit: while more are taken, there are copies.
+_SHARE = 4
+
 
 class Keeper:
     """Decides what is kept, as often as it is asked.
@@ -53,7 +56,7 @@ class Keeper:
         self._pool, self._keys, self._labels = pool, keys, labels
         self._settings, self._diary = settings, diary
         self._twins = Twins(pool, settings.dedup_threshold, keys) if settings.dedup_threshold >= 0 else None
-        self._memory = max(1, settings.memory_limit // (pool.dimension * np.dtype(pool.dtype).itemsize))
+        self._most = max(1, settings.memory_limit // _SHARE // (pool.dimension * np.dtype(pool.dtype).itemsize))
         self._held: tuple[Rows, Singles] | None = None
         #: Per row of the pool, its group of near-duplicates; None where they are not looked for.
         self.groups: Rows | None = None
@@ -68,21 +71,20 @@ class Keeper:
 
     def keep(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None) -> Coverage:
         """Decide every pair; the arguments are those of `cover`."""
-        if self._twins is None:
-            return self._cover(pairs, images, limits, stops)
         walk = walk_of(images)
-        walk = walk[images.possible[walk]]
+        if self._twins is None:
+            return self._cover(pairs, images, limits, stops, walk)
         while True:
-            covered = self._cover(pairs, images, limits, stops)
+            covered = self._cover(pairs, images, limits, stops, walk)
             seen = self._twins.seen
             new = _kept(covered)
             new = new[~seen[new]]
             if not len(new):
                 return covered
-            room = self._memory - self._twins.held
+            room = self._most - self._twins.held
             if room <= 0:
-                return self._among_seen(pairs, images, limits, stops)
-            self._twins.see(self._more(walk, new)[:room])
+                return self._among_seen(pairs, images, limits, stops, walk)
+            self._twins.see(self._more(walk[images.possible[walk]], new)[:room])
             self.groups = self._twins.groups()
 
     def _more(self, walk: Rows, new: Rows) -> Rows:
@@ -98,13 +100,13 @@ class Keeper:
         taken[new] = True
         return np.concatenate([new, walk[~taken[walk]][: wanted - len(new)]])
 
-    def _among_seen(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None) -> Coverage:
+    def _among_seen(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None, walk: Rows) -> Coverage:
         """The best that can be said where memory allows to look at no more."""
         assert self._twins is not None
         seen = self._twins.seen
         stopped = np.zeros(len(seen), np.int8) if images.stopped is None else images.stopped.copy()
         stopped[~seen & (stopped == 0)] = code(Outcome.OVER_BUDGET)
-        covered = self._cover(pairs, replace(images, stopped=stopped), limits, stops)
+        covered = self._cover(pairs, replace(images, stopped=stopped), limits, stops, walk)
         note = (
             f"memory_limit allows to look for near-duplicates among {int(seen.sum())} images only: no other is kept; "
             "raise it to fill the budget"
@@ -113,8 +115,11 @@ class Keeper:
             self._diary.notes.append(note)
         return covered
 
-    def _cover(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None) -> Coverage:
+    def _cover(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None, walk: Rows) -> Coverage:
         """`cover`, with what is known of near-duplicates."""
+        order = None
+        if self._settings.diversity and limits.budget:
+            order = self._order(walk[images.possible[walk]], limits)
         return cover(
             pairs,
             images,
@@ -122,20 +127,19 @@ class Keeper:
             limits,
             stops=stops,
             same=Same(self._keys, self.groups),
-            order=self._order(images, limits) if self._settings.diversity and limits.budget else None,
+            order=order,
+            walk=walk,
         )
 
-    def _order(self, images: Images, limits: Limits) -> Order:
-        """The order that makes for variety."""
+    def _order(self, walk: Rows, limits: Limits) -> Order:
+        """The order that makes for variety, of the rows that may be kept."""
         settings = self._settings
-        walk = walk_of(images)
-        walk = walk[images.possible[walk]]
         wanted = CANDIDATES * limits.budget
         if settings.diversity_method == "facility_location":
             wanted = max(limits.budget, min(wanted, MOST_COVERED))
-        if self._memory < min(wanted, len(walk)):
-            note = f"memory_limit allows {self._memory} candidates for diversity, and not {min(wanted, len(walk))}"
-            wanted = self._memory
+        if self._most < min(wanted, len(walk)):
+            note = f"memory_limit allows {self._most} candidates for diversity, and not {min(wanted, len(walk))}"
+            wanted = self._most
             if note not in self._diary.notes:
                 self._diary.notes.append(note)
 
