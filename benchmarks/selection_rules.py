@@ -25,9 +25,9 @@ from benchmarks.common import save
 #: Settings beside those of `auto`; the first has none.
 WAYS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "dedup_threshold=0.02": {"dedup_threshold": 0.02},
+    "dedup_threshold=0.002": {"dedup_threshold": 0.002},
+    "dedup_threshold=0.01": {"dedup_threshold": 0.01},
     "dedup_threshold=0.05": {"dedup_threshold": 0.05},
-    "dedup_threshold=0.1": {"dedup_threshold": 0.1},
     "diversity=0.1": {"diversity": 0.1},
     "diversity=0.3": {"diversity": 0.3},
     "diversity=0.5": {"diversity": 0.5},
@@ -87,7 +87,7 @@ def _measure(case: selection.Case) -> dict[str, Any]:
     for way, rules in WAYS.items():
         started = time.perf_counter()
         found = select_scored(targets, pool, replace(config, **rules))
-        ways[way] = selection._counted(found.kept_rows, found.own, pool, member) | {
+        ways[way] = _counted(found.kept_rows, found.own, pool, member) | {
             "seconds": time.perf_counter() - started,
             "keeping": found.seconds["keeping"],
             "collapsed": float((found.pool_outcomes == list(Outcome).index(Outcome.NEAR_DUPLICATE)).sum()),
@@ -108,6 +108,12 @@ def _measure(case: selection.Case) -> dict[str, Any]:
     return {"kept": budget, "ways": ways, "second_round": second}
 
 
+def _counted(kept: Any, own: Any, pool: Any, member: Any) -> dict[str, float]:
+    """As `selection` counts, and redundancy as cosines from the middle of the pool show it."""
+    centred = selection._counted(kept, own, pool - pool.mean(axis=0), member)["redundancy"]
+    return selection._counted(kept, own, pool, member) | {"centred": centred, "kept": float(len(kept))}
+
+
 def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation of every figure."""
     return selection._spread(found)
@@ -116,22 +122,28 @@ def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 def tables(result: dict[str, Any]) -> str:
     """The tables of `docs/selection.md`, as Markdown."""
     lines = [
-        "| set | way | precision | served | redundancy | collapsed | seconds, of them for keeping |",
-        "|---" * 7 + "|",
+        "| set | way | kept | precision | served | redundancy | centred | collapsed | seconds, of them for keeping |",
+        "|---" * 9 + "|",
     ]
     rounds = ["| set | weight | images to avoid | precision of the second round |", "|---" * 4 + "|"]
     for group in result["groups"]:
         title = selection.TITLES[group["set"]]
         for way, one in group["ways"].items():
             lines.append(
-                f"| {title} | {way} | {_figure(one['precision'])} | {one['served']['mean']:.2f} | "
-                f"{one['redundancy']['mean']:.3f} | {one['collapsed']['mean']:.0f} | "
+                f"| {title} | {way} | {one['kept']['mean']:.0f} | {_figure(one['precision'])} | "
+                f"{one['served']['mean']:.2f} | {_alike(one, 'redundancy')} | {_alike(one, 'centred')} | "
+                f"{one['collapsed']['mean']:.0f} | "
                 f"{one['seconds']['mean']:.1f}, {one['keeping']['mean']:.1f} |"
             )
         for weight, one in group["second_round"].items():
             text = "only taken out" if weight == "0" else weight
             rounds.append(f"| {title} | {text} | {one['avoided']['mean']:.0f} | {_figure(one['precision'])} |")
     return "\n".join(lines) + "\n\n" + "\n".join(rounds)
+
+
+def _alike(one: dict[str, dict[str, float]], which: str) -> str:
+    """Redundancy; a single image has none."""
+    return f"{one[which]['mean']:.3f}" if one["kept"]["mean"] > 1 else "-"
 
 
 def _figure(one: dict[str, float]) -> str:

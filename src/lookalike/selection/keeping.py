@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from lookalike.config.schemas import ScoringConfig
-from lookalike.neighbors.base import Rows
+from lookalike.neighbors.base import Floats, Rows
 from lookalike.neighbors.sides import Side, pick_vectors
 from lookalike.selection.coverage import Coverage, Order, Same, cover, walk_of
 from lookalike.selection.diversity import (
@@ -23,7 +23,6 @@ from lookalike.selection.diversity import (
     Diverse,
     FacilityLocation,
     MarginalRelevance,
-    unit_vectors,
 )
 from lookalike.selection.filters import Outcome, code
 from lookalike.selection.pairs import Images, Limits, Outcomes, Pairs
@@ -57,7 +56,7 @@ class Keeper:
         self._settings, self._diary = settings, diary
         self._twins = Twins(pool, settings.dedup_threshold, keys) if settings.dedup_threshold >= 0 else None
         self._most = max(1, settings.memory_limit // _SHARE // (pool.dimension * np.dtype(pool.dtype).itemsize))
-        self._held: tuple[Rows, Singles] | None = None
+        self._held: tuple[Rows, Floats] | None = None
         #: Per row of the pool, its group of near-duplicates; None where they are not looked for.
         self.groups: Rows | None = None
 
@@ -80,12 +79,25 @@ class Keeper:
             new = _kept(covered)
             new = new[~seen[new]]
             if not len(new):
+                self._note_chains(len(_kept(covered)) < limits.budget)
                 return covered
             room = self._most - self._twins.held
             if room <= 0:
                 return self._among_seen(pairs, images, limits, stops, walk)
             self._twins.see(self._more(walk[images.possible[walk]], new)[:room])
             self.groups = self._twins.groups()
+
+    def _note_chains(self, short: bool) -> None:
+        """Say so where nearly everything is linked to nearly everything, and the budget is not filled."""
+        assert self._twins is not None
+        groups = np.zeros(0, np.int64) if self.groups is None else self.groups[self.groups >= 0]
+        largest, seen = int(np.bincount(groups).max(initial=0)), int(self._twins.seen.sum())
+        note = (
+            f"dedup_threshold={self._settings.dedup_threshold} links {largest} of {seen} images that were looked at "
+            "into one group: lower it, unless they are all copies of one image"
+        )
+        if short and 2 * largest > seen and note not in self._diary.notes:
+            self._diary.notes.append(note)
 
     def _more(self, walk: Rows, new: Rows) -> Rows:
         """What is looked at next: images that would be kept, and others after them where much collapses."""
@@ -148,16 +160,16 @@ class Keeper:
                 return MarginalRelevance(units, settings.diversity)
             return FacilityLocation(units, settings.diversity, limits.budget)
 
-        return Diverse(walk, wanted, self._units, make)
+        return Diverse(walk, wanted, self._vectors, make)
 
-    def _units(self, rows: Rows) -> Singles:
-        """Vectors of length 1; those of the candidates, which are asked for again and again, are held."""
+    def _vectors(self, rows: Rows) -> Floats:
+        """Vectors of the pool; those of the candidates, which are asked for again and again, are held."""
         if self._held is not None and np.array_equal(self._held[0], rows):
             return self._held[1]
-        units = unit_vectors(pick_vectors(self._pool, rows))
-        if self._held is None or len(rows) >= len(self._held[0]):
-            self._held = rows, units
-        return units
+        vectors = pick_vectors(self._pool, rows)
+        if self._twins is not None and (self._held is None or len(rows) >= len(self._held[0])):
+            self._held = rows, vectors
+        return vectors
 
 
 def _kept(covered: Coverage) -> Rows:
