@@ -35,12 +35,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "diversity=0.5, facility_location": {"diversity": 0.5, "diversity_method": "facility_location"},
     "diversity=0.9, facility_location": {"diversity": 0.9, "diversity_method": "facility_location"},
 }
-_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks selection-rules`."""
-    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--targets", type=int, default=30)
     parser.add_argument("--sets", nargs="+", default=["solar", "any"], choices=list(selection.TITLES))
     parser.add_argument(
