@@ -16,6 +16,7 @@ from benchmarks import (
     search_card,
     search_stream,
     selection,
+    selection_rules,
     selection_scale,
 )
 
@@ -33,6 +34,9 @@ def main() -> None:
     )
     search_card.add_arguments(commands.add_parser("search-card", help="seconds of exact search on one GPU"))
     selection.add_arguments(commands.add_parser("selection", help="what the selection finds on real images"))
+    selection_rules.add_arguments(
+        commands.add_parser("selection-rules", help="near-duplicates, diversity and images to avoid, on real images")
+    )
     selection_scale.add_arguments(
         commands.add_parser("selection-scale", help="time and memory of a selection by the size of the pool")
     )

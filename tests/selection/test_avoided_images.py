@@ -77,7 +77,7 @@ def test_images_like_the_avoided_ones_are_not_kept(scoring):
 
 def test_avoiding_the_targets_themselves_leaves_no_direction():
     target, source, _ = planted()
-    found = select_scored(target, source, ScoringConfig(scoring="lda", components="8"), avoid=target)
+    found = select_scored(target, source, ScoringConfig(scoring="lda", components="8", avoid_weight=1), avoid=target)
     assert (found.pool_scores == 0).all()
     # As near to both is not nearer.
     plain = select_scored(target, source, ScoringConfig(scoring="nearest"), avoid=target)

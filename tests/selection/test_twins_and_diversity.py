@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import connected_components
 from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.sides import ArraySide
 from lookalike.selection import diversity, twins
-from lookalike.selection.diversity import Diverse, FacilityLocation, MarginalRelevance, unit_vectors
+from lookalike.selection.diversity import Diverse, FacilityLocation, MarginalRelevance
 from lookalike.selection.filters import OUTCOMES, Outcome
 from lookalike.selection.keeping import Keeper
 from lookalike.selection.pairs import Images, Limits, Pairs
@@ -77,6 +77,13 @@ def test_a_group_collapses_to_its_best_and_frees_the_budget_for_others():
     first = found.rows == 4
     assert found.groups[first].tolist() == [0]
     assert found.instead[first].tolist() == [0]
+    assert not any("into one group" in note for note in found.notes)
+    config.budget = 20
+    every = select_scored(target, pool, config)
+    assert len(every.kept_rows) == 11
+    config.dedup_threshold = 1.5
+    assert any("links 20 of 20 images" in note for note in select_scored(target, pool, config).notes)
+    config.budget = 5
     # Off, and too small for the steps.
     for threshold in (-1, 0.004):
         config.dedup_threshold = threshold
@@ -110,7 +117,7 @@ def test_memory_bounds_what_is_looked_at():
     random = np.random.default_rng(0)
     pool = np.repeat(random.standard_normal((100, 16)), 40, axis=0) + 1e-4 * random.standard_normal((4000, 16))
     diary, config = Diary(), ScoringConfig(dedup_threshold=0.001)
-    config.memory_limit = 1000 * 16 * 8
+    config.memory_limit = 4 * 1000 * 16 * 8
     nobody = np.empty(0, np.int64)
     pairs = Pairs(nobody, nobody, nobody.astype(np.int32), nobody.astype(np.float32))
     scores = -np.arange(4000.0).astype(np.float32)
@@ -174,7 +181,7 @@ def clustered(count=150):
 
 
 def turns(vectors, aim, budget, kept=()):
-    order = Diverse(np.arange(len(vectors)), len(vectors), lambda rows: unit_vectors(vectors[rows]), aim)
+    order = Diverse(np.arange(len(vectors)), len(vectors), lambda rows: vectors[rows], aim)
     chosen = []
     for row in order.turns(np.array(kept, np.int64)):
         if len(chosen) + len(kept) == budget:
@@ -188,8 +195,8 @@ def turns(vectors, aim, budget, kept=()):
 @pytest.mark.parametrize("kept", [(), (140, 3)])
 def test_the_lazy_ways_choose_what_the_formulas_choose(share, kept, monkeypatch):
     monkeypatch.setattr(diversity, "_AT_A_TIME", 7)
-    vectors = clustered()
-    units = units_of(vectors)
+    vectors = clustered() + np.float32(5)  # an offset that all have in common does not count
+    units = units_of(vectors - vectors.mean(axis=0, dtype=float))
     found = turns(vectors, lambda given: MarginalRelevance(given, share), 40, kept)
     assert found == mmr(units, share, 40, kept)
     found = turns(vectors, lambda given: FacilityLocation(given, share, 25), 25, kept)

@@ -267,7 +267,7 @@ class ScoringConfig:
         "mmr",
         "mmr: each next image unlike those that are kept; facility_location: the kept images stand for all good ones",
     )
-    avoid_weight: float = setting(1.0, "how strongly the images to avoid push others away; of density_ratio and lda")
+    avoid_weight: float = setting(0.5, "how strongly the images to avoid push others away; of density_ratio and lda")
     splits: int = setting(20, "how often auto hides a random half of the targets")
     background: int = setting(
         30_000, "pool images that density_ratio compares with: all of a pool of this size, else a random sample"

@@ -162,6 +162,7 @@ def cover(
     stops: Outcomes | None = None,
     same: Same | None = None,
     order: Order | None = None,
+    walk: Rows | None = None,
 ) -> Coverage:
     """Decide every pair.
 
@@ -181,9 +182,11 @@ def cover(
         Which rows are one image; by default none.
     order:
         In which order the budget is filled; by default best score first.
+    walk:
+        What `walk_of` gives, where that is known already.
     """
     # Best score first; the pairs of an image stand together, its nearest target first.
-    walk = walk_of(images)
+    walk = walk_of(images) if walk is None else walk
     place = np.empty(len(images.scores), np.int64)
     place[walk] = np.arange(len(walk))
     sorted_ = np.lexsort((pairs.targets, pairs.distances, place[pairs.rows]))

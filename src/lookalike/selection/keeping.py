@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from lookalike.config.schemas import ScoringConfig
-from lookalike.neighbors.base import Rows
+from lookalike.neighbors.base import Floats, Rows
 from lookalike.neighbors.sides import Side, pick_vectors
 from lookalike.selection.coverage import Coverage, Order, Same, cover, walk_of
 from lookalike.selection.diversity import (
@@ -23,13 +23,15 @@ from lookalike.selection.diversity import (
     Diverse,
     FacilityLocation,
     MarginalRelevance,
-    unit_vectors,
 )
 from lookalike.selection.filters import Outcome, code
 from lookalike.selection.pairs import Images, Limits, Outcomes, Pairs
 from lookalike.selection.result import Diary
 from lookalike.selection.space import Singles
 from lookalike.selection.twins import Twins
+
+#: The vectors that are held have this share of the memory limit: while more are taken, there are copies.
+_SHARE = 4
 
 
 class Keeper:
@@ -53,8 +55,8 @@ class Keeper:
         self._pool, self._keys, self._labels = pool, keys, labels
         self._settings, self._diary = settings, diary
         self._twins = Twins(pool, settings.dedup_threshold, keys) if settings.dedup_threshold >= 0 else None
-        self._memory = max(1, settings.memory_limit // (pool.dimension * np.dtype(pool.dtype).itemsize))
-        self._held: tuple[Rows, Singles] | None = None
+        self._most = max(1, settings.memory_limit // _SHARE // (pool.dimension * np.dtype(pool.dtype).itemsize))
+        self._held: tuple[Rows, Floats] | None = None
         #: Per row of the pool, its group of near-duplicates; None where they are not looked for.
         self.groups: Rows | None = None
 
@@ -68,22 +70,34 @@ class Keeper:
 
     def keep(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None) -> Coverage:
         """Decide every pair; the arguments are those of `cover`."""
-        if self._twins is None:
-            return self._cover(pairs, images, limits, stops)
         walk = walk_of(images)
-        walk = walk[images.possible[walk]]
+        if self._twins is None:
+            return self._cover(pairs, images, limits, stops, walk)
         while True:
-            covered = self._cover(pairs, images, limits, stops)
+            covered = self._cover(pairs, images, limits, stops, walk)
             seen = self._twins.seen
             new = _kept(covered)
             new = new[~seen[new]]
             if not len(new):
+                self._note_chains(len(_kept(covered)) < limits.budget)
                 return covered
-            room = self._memory - self._twins.held
+            room = self._most - self._twins.held
             if room <= 0:
-                return self._among_seen(pairs, images, limits, stops)
-            self._twins.see(self._more(walk, new)[:room])
+                return self._among_seen(pairs, images, limits, stops, walk)
+            self._twins.see(self._more(walk[images.possible[walk]], new)[:room])
             self.groups = self._twins.groups()
+
+    def _note_chains(self, short: bool) -> None:
+        """Say so where nearly everything is linked to nearly everything, and the budget is not filled."""
+        assert self._twins is not None
+        groups = np.zeros(0, np.int64) if self.groups is None else self.groups[self.groups >= 0]
+        largest, seen = int(np.bincount(groups).max(initial=0)), int(self._twins.seen.sum())
+        note = (
+            f"dedup_threshold={self._settings.dedup_threshold} links {largest} of {seen} images that were looked at "
+            "into one group: lower it, unless they are all copies of one image"
+        )
+        if short and 2 * largest > seen and note not in self._diary.notes:
+            self._diary.notes.append(note)
 
     def _more(self, walk: Rows, new: Rows) -> Rows:
         """What is looked at next: images that would be kept, and others after them where much collapses."""
@@ -98,13 +112,13 @@ class Keeper:
         taken[new] = True
         return np.concatenate([new, walk[~taken[walk]][: wanted - len(new)]])
 
-    def _among_seen(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None) -> Coverage:
+    def _among_seen(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None, walk: Rows) -> Coverage:
         """The best that can be said where memory allows to look at no more."""
         assert self._twins is not None
         seen = self._twins.seen
         stopped = np.zeros(len(seen), np.int8) if images.stopped is None else images.stopped.copy()
         stopped[~seen & (stopped == 0)] = code(Outcome.OVER_BUDGET)
-        covered = self._cover(pairs, replace(images, stopped=stopped), limits, stops)
+        covered = self._cover(pairs, replace(images, stopped=stopped), limits, stops, walk)
         note = (
             f"memory_limit allows to look for near-duplicates among {int(seen.sum())} images only: no other is kept; "
             "raise it to fill the budget"
@@ -113,8 +127,11 @@ class Keeper:
             self._diary.notes.append(note)
         return covered
 
-    def _cover(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None) -> Coverage:
+    def _cover(self, pairs: Pairs, images: Images, limits: Limits, stops: Outcomes | None, walk: Rows) -> Coverage:
         """`cover`, with what is known of near-duplicates."""
+        order = None
+        if self._settings.diversity and limits.budget:
+            order = self._order(walk[images.possible[walk]], limits)
         return cover(
             pairs,
             images,
@@ -122,20 +139,19 @@ class Keeper:
             limits,
             stops=stops,
             same=Same(self._keys, self.groups),
-            order=self._order(images, limits) if self._settings.diversity and limits.budget else None,
+            order=order,
+            walk=walk,
         )
 
-    def _order(self, images: Images, limits: Limits) -> Order:
-        """The order that makes for variety."""
+    def _order(self, walk: Rows, limits: Limits) -> Order:
+        """The order that makes for variety, of the rows that may be kept."""
         settings = self._settings
-        walk = walk_of(images)
-        walk = walk[images.possible[walk]]
         wanted = CANDIDATES * limits.budget
         if settings.diversity_method == "facility_location":
             wanted = max(limits.budget, min(wanted, MOST_COVERED))
-        if self._memory < min(wanted, len(walk)):
-            note = f"memory_limit allows {self._memory} candidates for diversity, and not {min(wanted, len(walk))}"
-            wanted = self._memory
+        if self._most < min(wanted, len(walk)):
+            note = f"memory_limit allows {self._most} candidates for diversity, and not {min(wanted, len(walk))}"
+            wanted = self._most
             if note not in self._diary.notes:
                 self._diary.notes.append(note)
 
@@ -144,16 +160,16 @@ class Keeper:
                 return MarginalRelevance(units, settings.diversity)
             return FacilityLocation(units, settings.diversity, limits.budget)
 
-        return Diverse(walk, wanted, self._units, make)
+        return Diverse(walk, wanted, self._vectors, make)
 
-    def _units(self, rows: Rows) -> Singles:
-        """Vectors of length 1; those of the candidates, which are asked for again and again, are held."""
+    def _vectors(self, rows: Rows) -> Floats:
+        """Vectors of the pool; those of the candidates, which are asked for again and again, are held."""
         if self._held is not None and np.array_equal(self._held[0], rows):
             return self._held[1]
-        units = unit_vectors(pick_vectors(self._pool, rows))
-        if self._held is None or len(rows) >= len(self._held[0]):
-            self._held = rows, units
-        return units
+        vectors = pick_vectors(self._pool, rows)
+        if self._twins is not None and (self._held is None or len(rows) >= len(self._held[0])):
+            self._held = rows, vectors
+        return vectors
 
 
 def _kept(covered: Coverage) -> Rows:

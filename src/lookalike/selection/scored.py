@@ -115,6 +115,17 @@ class _Run:
             given.pool_labels,
         )
 
+    @property
+    def _ruled(self) -> bool:
+        """Whether anything but scores, limits and the budget decides."""
+        given = self._given
+        return (
+            self._rules.active
+            or self._settings.dedup_threshold >= 0
+            or given.keys is not None
+            or given.avoid is not None
+        )
+
     def result(self) -> ScoredSelection:
         """Run all steps."""
         given, settings, diary = self._given, self._settings, self._diary
@@ -232,8 +243,11 @@ class _Run:
                 f"{short} of {len(covered.own)} targets have fewer than min_per_target={floor} kept images among their "
                 f"{self._settings.candidates} nearest"
             )
+        if not budget:
+            notes.append("no target has a neighbour in the pool that may be kept: nothing is kept")
         if kept < budget:
-            notes.append(f"{kept} images are kept of a budget of {budget}: the limits allow no more")
+            also = " and the rules for near-duplicates, labels, distances and paths" if self._ruled else ""
+            notes.append(f"{kept} images are kept of a budget of {budget}: the limits{also} allow no more")
 
 
 def pairs_of(lists: Neighbors) -> Pairs:

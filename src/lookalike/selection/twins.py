@@ -61,7 +61,8 @@ class Twins:
         rows:
             Of the pool, not seen before, each once.
         """
-        vectors = pick_vectors(self._pool, rows) + 0.0  # -0.0 is 0.0
+        vectors = pick_vectors(self._pool, rows)
+        vectors += 0.0  # -0.0 is 0.0
         digests = [blake2b(vector, digest_size=16).digest() for vector in vectors]
         fresh: list[int] = []
         for place, digest in enumerate(digests):
