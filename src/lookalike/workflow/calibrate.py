@@ -210,8 +210,8 @@ def _notes(found: Calibration, stream: Side, threshold: float | None, seed: int)
         notes.append(f"{found.twins} images have another one at distance 0")
     if threshold is not None and found.random_within(threshold) > _MANY_RANDOM:
         notes.append(
-            f"{100 * found.random_within(threshold):.0f} % of random pairs are within the threshold: to this encoder the "
-            "nearest images of this pool are hardly nearer than any, and a threshold tells little"
+            f"{100 * found.random_within(threshold):.0f} % of random pairs are within the threshold: to this encoder "
+            "the nearest images of this pool are hardly nearer than any, and a threshold tells little"
         )
     return tuple(notes)
 
