@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lookalike.config.schemas import ScoringConfig
-from lookalike.neighbors.base import Floats, Neighbors, Rows
+from lookalike.neighbors.base import Float64s, Floats, Neighbors, Rows
 from lookalike.neighbors.certificate import Certificate
 from lookalike.neighbors.devices import choose_devices
 from lookalike.neighbors.search import Search, search
@@ -143,6 +143,38 @@ def sweep(
     return _Sweep(targets, pool, settings, excluded, keys).result(components, topns, thresholds, quantiles)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Where the hidden targets stand by every option, and how far each is from the nearest visible one."""
+
+    hidden: Hidden
+    ranks: dict[Option, list[Float64s]]
+    distances: list[Float64s]
+
+    @classmethod
+    def of(cls, hidden: Hidden, options: Sequence[Option], metric: str, devices: list[str]) -> _Found:
+        """Rank them once."""
+        ranks = {option: hidden.ranks(option, metric, devices) for option in options}
+        return cls(hidden, ranks, hidden.distances(metric))
+
+    def recall(self, setting: Setting, share: float) -> float:
+        """The share of them that stand among such a share of the pool, and within the threshold."""
+        limit = np.inf if setting.threshold == OFF else setting.threshold
+        within = share * len(self.hidden.sample.ranked)
+        return self.hidden.share(
+            [
+                (ranks <= within) & (distances <= limit)
+                for ranks, distances in zip(self.ranks[setting.option], self.distances, strict=True)
+            ]
+        )
+
+    def figures(self, share: float) -> tuple[HeldOut, ...]:
+        """What is known of every option, best first."""
+        within = share * len(self.hidden.sample.ranked)
+        figures = [self.hidden.figures(option, ranks, within) for option, ranks in self.ranks.items()]
+        return tuple(sorted(figures, key=lambda one: one.log_rank))
+
+
 class _Sweep:
     """One sweep: its inputs, and the steps in their order."""
 
@@ -172,14 +204,11 @@ class _Sweep:
         searched = search(self._targets, self._pool, wanted)
         lists = searched.neighbors
         if thresholds is None:
-            found = lists.distances[:, : max(topns)]
-            own = np.quantile(found[np.isfinite(found)], quantiles) if len(quantiles) else ()
+            near_ones = lists.distances[:, : max(topns)]
+            own = np.quantile(near_ones[np.isfinite(near_ones)], quantiles) if len(quantiles) else ()
             thresholds = (OFF, *sorted({float(f"{value:.4g}") for value in own}, reverse=True))
         images, options, hidden = self._scored(components)
-        ranks = None if hidden is None else {
-            option: hidden.ranks(option, settings.knn_metric, self._devices) for option in options
-        }  # fmt: skip
-        far = None if hidden is None else hidden.distances(settings.knn_metric)
+        found = None if hidden is None else _Found.of(hidden, options, settings.knn_metric, self._devices)
         points = []
         trials = list(product(options, topns, thresholds))
         with progress("trying", len(trials), "settings") as advance:
@@ -187,21 +216,13 @@ class _Sweep:
                 setting = Setting(*trial)
                 budget = self._budget(lists, setting.topn)
                 rows, kept_for = self._kept(setting, lists, images, budget)
-                recall = float("nan")
-                if hidden is not None and ranks is not None and far is not None:
-                    within = budget / self._allowed * len(hidden.sample.ranked)
-                    near_enough = [own <= setting.threshold if setting.threshold >= 0 else own >= 0 for own in far]
-                    found_ = [own <= within for own in ranks[setting.option]]
-                    recall = hidden.share([a & b for a, b in zip(found_, near_enough, strict=True)])
+                recall = found.recall(setting, budget / self._allowed) if found else float("nan")
                 served = self._served(lists, setting.threshold, rows)
                 points.append(Point(setting, rows, kept_for, served, recall, float("nan")))
                 advance(done)
-        points = self._with_redundancy(points)
-        tried: list[HeldOut] = []
-        if hidden is not None and ranks is not None:
-            within = self._budget(lists, settings.topn) / self._allowed * len(hidden.sample.ranked)
-            tried = sorted((hidden.figures(one, ranks[one], within) for one in options), key=lambda one: one.log_rank)
-        return Swept(tuple(points), tuple(tried), searched.certificate, tuple(self._notes))
+        share = self._budget(lists, settings.topn) / self._allowed
+        tried = found.figures(share) if found else ()
+        return Swept(tuple(self._with_redundancy(points)), tried, searched.certificate, tuple(self._notes))
 
     def _scored(self, components: Sequence[int]) -> tuple[dict[Option, Images], list[Option], Hidden | None]:
         """Scores of the pool by every option, and the hidden targets to choose one by."""

@@ -30,7 +30,7 @@ from lookalike.selection.knee import knee
 from lookalike.selection.sweep import OFF, Point, Swept, by_option, sweep
 from lookalike.tables.atomic import atomic_path, check_place
 from lookalike.tables.embedding_stream import EmbeddingStream, plain_label, read_embedding_table
-from lookalike.tables.filepaths import normal_paths
+from lookalike.tables.embedding_table import EmbeddingTable
 from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.comparable import compare_encoders
@@ -38,6 +38,7 @@ from lookalike.workflow.exclusion import Barred
 
 log = logging.getLogger(__name__)
 _Config = TuneConfig
+Mask = npt.NDArray[np.bool_]
 
 #: What is written.
 FILES = ("tune.parquet", "tune.csv", "tune.png")
@@ -81,12 +82,24 @@ class Tuned:
 
 
 @dataclass(frozen=True)
+class _Sides:
+    """Both sides of one encoder, before anything is tried."""
+
+    name: str
+    target: EmbeddingTable
+    stream: EmbeddingStream
+    paths: pa.Array
+    labels: tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]] | None
+    excluded: Mask
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class _Encoder:
-    """One encoder: its sides, and what they gave."""
+    """One encoder: what was tried with it."""
 
     name: str
     swept: Swept
-    paths: tuple[pa.Array, pa.Array]
     labels: tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]] | None
     rows: int
 
@@ -145,10 +158,11 @@ def tune(
         check_place(file, inputs=tuple(str(one) for pair in sides.values() for one in pair))
         if file.exists() and not force:
             raise TableError("is there already", where=str(file), hint="choose another --out, or use --force")
-    notes: list[str] = []
-    encoders = [_swept(name, *pair, config, exclude_paths, notes) for name, pair in sides.items()]
-    for one in encoders[1:]:
-        _same_images(encoders[0], one)
+    opened = [_open(name, *pair, config, exclude_paths) for name, pair in sides.items()]
+    for one in opened[1:]:
+        _same_images(opened[0], one)
+    encoders = [_swept(one, config) for one in opened]
+    notes = [f"{one.name}: {note}" for one in opened for note in one.notes]
     chosen, reasons = _recommend(encoders, config)
     table = _table(encoders, chosen)
     write_table(table, files[0])
@@ -157,7 +171,7 @@ def tune(
     draw_curves(_curves(table, encoders), chosen.on_curve, files[2])
     return Tuned(
         table, files, _settings(chosen.point, config), chosen.encoder, chosen.row, reasons,
-        tuple(dict.fromkeys(notes)),
+        tuple(notes),
     )  # fmt: skip
 
 
@@ -179,15 +193,10 @@ def sides_of_run(run: Path) -> tuple[Path, Path, list[str]]:
     return folder.targets, folder.pool, barred
 
 
-def _swept(
-    name: str,
-    targets: str | Path,
-    pool: str | Path,
-    config: TuneConfig,
-    exclude_paths: Collection[str],
-    notes: list[str],
-) -> _Encoder:
-    """Read one encoder's tables and try everything."""
+def _open(
+    name: str, targets: str | Path, pool: str | Path, config: TuneConfig, exclude_paths: Collection[str]
+) -> _Sides:
+    """Read what is needed of one encoder's tables beside the pool's vectors."""
     target = read_embedding_table(str(targets), config.target_vectors)
     stream = EmbeddingStream(str(pool), config.pool_vectors)
     known = list(compare_encoders(target, stream, (config.target_vectors, config.pool_vectors)))
@@ -201,23 +210,28 @@ def _swept(
         known.append(f"{int((excluded & ~own).sum())} pool images might not be mined in the run, and are left out")
     if excluded.all():
         raise TableError("has only images that are left out", where=str(pool), hint="name the pool")
-    keys = normal_paths(paths).dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    swept = sweep(
-        open_side(target, "target", config.target_vectors),
-        stream,
-        config.scored(),
-        components=config.numbers("components"),
-        topns=_topns(config, int((~excluded).sum()), known),
-        thresholds=None if config.thresholds is None else (OFF, *config.thresholds),
-        quantiles=_QUANTILES,
-        excluded=excluded if excluded.any() else None,
-        keys=keys,
-    )
-    notes += [f"{name}: {note}" for note in (*known, *swept.notes)]
     labels = None
     if target.labels is not None and stream.has_labels:
         labels = (_labels(target.labels), _labels(scalars.column("label")))
-    return _Encoder(name, swept, (target.filepaths, paths), labels, stream.rows)
+    return _Sides(name, target, stream, paths, labels, excluded, known)
+
+
+def _swept(sides: _Sides, config: TuneConfig) -> _Encoder:
+    """Try everything with one encoder."""
+    excluded = sides.excluded
+    swept = sweep(
+        open_side(sides.target, "target", config.target_vectors),
+        sides.stream,
+        config.scored(),
+        components=config.numbers("components"),
+        topns=_topns(config, int((~excluded).sum()), sides.notes),
+        thresholds=None if config.thresholds is None else (OFF, *config.thresholds),
+        quantiles=_QUANTILES,
+        excluded=excluded if excluded.any() else None,
+        keys=sides.paths.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64),
+    )
+    sides.notes.extend(swept.notes)
+    return _Encoder(sides.name, swept, sides.labels, sides.stream.rows)
 
 
 def _topns(config: TuneConfig, allowed: int, notes: list[str]) -> list[int]:
@@ -233,10 +247,11 @@ def _labels(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
     return np.array([plain_label(label) for label in column.to_pylist()], np.object_)
 
 
-def _same_images(one: _Encoder, two: _Encoder) -> None:
+def _same_images(one: _Sides, two: _Sides) -> None:
     """Refuse encoders whose figures cannot be compared."""
-    for side, first, second in zip(("targets", "pool"), one.paths, two.paths, strict=True):
-        if len(first) != len(second) or not first.equals(second):
+    pairs = {"targets": (one.target.filepaths, two.target.filepaths), "pool": (one.paths, two.paths)}
+    for side, (first, second) in pairs.items():
+        if not first.equals(second):
             raise ConfigError(
                 f"the {side} of {one.name} and {two.name} are not the same images in the same order",
                 hint="embed the same two tables with each encoder; held-out ranks cannot be compared otherwise",
@@ -319,6 +334,8 @@ def _settings(point: Point, config: TuneConfig) -> tuple[str, ...]:
     words += [f"components={option.components}"] if option.components else []
     words += [f"topn={topn}", f"knn_metric={config.knn_metric}"]
     words += [f"distance_threshold={threshold:g}"] if threshold != OFF else []
+    for key in ("target_vectors", "pool_vectors"):
+        words += [f"{key}={getattr(config, key)}"] if getattr(config, key) != getattr(_Config, key) else []
     return tuple(words)
 
 
