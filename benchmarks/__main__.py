@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks import (
+    calibrate,
     card,
     embed,
     fidelity,
@@ -41,6 +42,9 @@ def main() -> None:
         commands.add_parser("selection-scale", help="time and memory of a selection by the size of the pool")
     )
     leakage.add_arguments(commands.add_parser("leakage", help="copies of protected images among real images"))
+    calibrate.add_arguments(
+        commands.add_parser("calibrate", help="what the thresholds of `lookalike calibrate` do on real images")
+    )
     memory.add_arguments(commands.add_parser("memory", help="peak memory of embed_images by the size of the pool"))
     peak.add_arguments(commands.add_parser("peak", help="what the processor can do at most"))
     gallery.add_arguments(

@@ -460,3 +460,11 @@ def test_wrong_words(monkeypatch, capsys, run, tmp_path):
         done = call_lookalike(monkeypatch, capsys, "export", *words)
         assert done.returncode == 2, done.stdout
         assert "Traceback" not in done.stderr
+
+
+def test_damaged_tables_are_told_and_leave_nothing(run, export, tmp_path):
+    for path, kind in ((run.pool, "vcn"), (run.pairs, "csv"), (run.mined, "csv")):
+        path.write_bytes(path.read_bytes()[:-40])
+        done = export(kind, run.path, "new/out", fails=True)
+        assert f"{path}: cannot be read" in done.stderr
+        assert not (tmp_path / "new").exists()

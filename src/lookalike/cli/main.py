@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import atlas, cache, calibrate, check, export, gallery, history, hook, mine, skill, why
+from lookalike.cli import atlas, cache, calibrate, check, export, gallery, history, hook, mine, skill, tune, why
 from lookalike.cli.status import end_on_sigterm, escape_foreign_letters, report_errors, set_up_logging
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ for command in (
     check.check,
     why.why,
     calibrate.calibrate,
+    tune.tune,
 ):
     app.command()(command)
 app.add_typer(skill.app, name="skill")

@@ -11,6 +11,7 @@ be alike for no other reason than being outside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from lookalike.neighbors.base import Float64s, Floats, Rows
 from lookalike.neighbors.metrics import METRICS
 from lookalike.selection.scoring import NEAR, mean_of, near, without_self
-from lookalike.selection.space import Singles, directions
+from lookalike.selection.space import Mask, Singles, directions
 
 #: With fewer targets, a half says too little.
 LEAST_TARGETS = 10
@@ -120,6 +121,13 @@ def held_out(
     devices:
         Where to search.
     """
+    hidden = hide(sample, splits, seed)
+    within = share * len(hidden.sample.ranked)
+    return tuple(hidden.figures(option, hidden.ranks(option, metric, devices), within) for option in options)
+
+
+def hide(sample: Sample, splits: int, seed: int) -> Hidden:
+    """Draw the halves; the parameters are those of `held_out`."""
     random = np.random.default_rng(seed)
     sample = _some(sample, random)
     halves = []
@@ -127,8 +135,59 @@ def held_out(
         drawn = random.permutation(len(sample.targets))
         middle = len(drawn) // 2
         halves.append(Half(np.sort(drawn[:middle]), np.sort(drawn[middle:])))
-    within = share * len(sample.ranked)
-    return tuple(_tried(option, sample, halves, metric, within, devices) for option in options)
+    return Hidden(sample, tuple(halves))
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Targets that are hidden, half by half.
+
+    Attributes
+    ----------
+    sample:
+        The pool and the targets, or a random part of them.
+    halves:
+        Who is hidden.
+    """
+
+    sample: Sample
+    halves: tuple[Half, ...]
+
+    def ranks(self, option: Option, metric: str, devices: list[str]) -> list[Float64s]:
+        """Per half, the ranks of its hidden targets by an option."""
+        sample, halves = self.sample, list(self.halves)
+        return {
+            "nearest": lambda: _nearest(sample, halves, metric),
+            "density_ratio": lambda: _density_ratio(sample, option.components, halves, devices),
+            "lda": lambda: _lda(sample, option.components, halves),
+        }[option.scoring]()
+
+    def figures(self, option: Option, ranks: list[Float64s], within: float) -> HeldOut:
+        """What the ranks of an option say, where ranks up to `within` count as found."""
+        logs = self.means([np.log(own) for own in ranks])
+        return HeldOut(
+            option, float(np.mean(logs)), float(np.std(logs)), self.share([own <= within for own in ranks]),
+            len(self.sample.ranked),
+        )  # fmt: skip
+
+    def share(self, found: list[Mask]) -> float:
+        """The share of the hidden targets, by their weights, for which something is true; the mean over all halves."""
+        return float(np.mean(self.means(found)))
+
+    def means(self, values: Sequence[Float64s | Mask]) -> list[float]:
+        """Per half, the weighted mean of one value a hidden target."""
+        means = []
+        for half, own in zip(self.halves, values, strict=True):
+            weights = self.sample.weights[half.hidden]
+            means.append(float(np.average(own, weights=weights if weights.any() else np.ones(len(weights)))))
+        return means
+
+    def distances(self, metric: str) -> list[Float64s]:
+        """Per half, how far each hidden target is from the nearest visible one."""
+        vectors = self.sample.target_vectors.astype(np.float64)
+        one = METRICS[metric]
+        each = np.array([one.distances(np.broadcast_to(row, vectors.shape), vectors) for row in vectors])
+        return [each[np.ix_(hidden, visible)].min(axis=1) for hidden, visible in self.halves]
 
 
 def _some(sample: Sample, random: np.random.Generator) -> Sample:
@@ -141,24 +200,6 @@ def _some(sample: Sample, random: np.random.Generator) -> Sample:
     return sample._replace(
         targets=sample.targets[some], target_vectors=sample.target_vectors[some], weights=sample.weights[some]
     )
-
-
-def _tried(
-    option: Option, sample: Sample, halves: list[Half], metric: str, within: float, devices: list[str]
-) -> HeldOut:
-    """One option on all halves."""
-    ranks = {
-        "nearest": lambda: _nearest(sample, halves, metric),
-        "density_ratio": lambda: _density_ratio(sample, option.components, halves, devices),
-        "lda": lambda: _lda(sample, option.components, halves),
-    }[option.scoring]()
-    figures, found = [], []
-    for half, hidden in zip(halves, ranks, strict=True):
-        weights = sample.weights[half.hidden]
-        weights = weights if weights.any() else np.ones(len(weights))
-        figures.append(float(np.average(np.log(hidden), weights=weights)))
-        found.append(float(np.average(hidden <= within, weights=weights)))
-    return HeldOut(option, float(np.mean(figures)), float(np.std(figures)), float(np.mean(found)), len(sample.ranked))
 
 
 def _lda(sample: Sample, components: int, halves: list[Half]) -> list[Float64s]:

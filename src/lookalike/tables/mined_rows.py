@@ -104,7 +104,8 @@ def read_mined(given: Path) -> Mined:
     if not given.is_dir():
         folder = RunFolder(given.parent)
         if given.name in _OF_A_RUN and folder.record.is_file():
-            return _joined(given, folder.pairs, folder.pool, read_record(folder).settings)
+            pairs, pool = (path if path.is_file() else None for path in (folder.pairs, folder.pool))
+            return _joined(given, pairs, pool, read_record(folder).settings)
         return _joined(given, _beside(given))
     folder = RunFolder(given)
     if not folder.mined.is_file():
@@ -164,6 +165,23 @@ def pick_rows(table: Path, rows: npt.NDArray[np.int64], columns: Sequence[str]) 
     return pa.Table.from_batches(picked, schema).take(pa.array(places))
 
 
+def column_names(table: Path) -> list[str]:
+    """The columns of a parquet file."""
+    try:
+        names: list[str] = pq.read_schema(table).names
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(table, error) from error
+    return names
+
+
+def read_columns(table: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a parquet file, which it has."""
+    try:
+        return pq.read_table(table, columns=list(columns), partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(table, error) from error
+
+
 def _beside(path: Path) -> Path | None:
     """The pair table of a mined table that was given alone."""
     owner = path.with_name("mined.parquet") if path.name in _OF_A_RUN else path
@@ -201,16 +219,13 @@ def _joined(
 
 def _paths(path: Path) -> list[str]:
     """The paths of a mined table: its column `filepath`, or its only column."""
-    try:
-        names = pq.read_schema(path).names
-        name = "filepath" if "filepath" in names or len(names) != 1 else names[0]
-        if name not in names:
-            raise TableError(
-                f"has no column 'filepath'; its columns are {names}", where=str(path), hint="name a mined table"
-            )
-        column = pq.read_table(path, columns=[name], partitioning=None).column(name)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise _damaged(path, error) from error
+    names = column_names(path)
+    name = "filepath" if "filepath" in names or len(names) != 1 else names[0]
+    if name not in names:
+        raise TableError(
+            f"has no column 'filepath'; its columns are {names}", where=str(path), hint="name a mined table"
+        )
+    column = read_columns(path, (name,)).column(name)
     if column.null_count:
         raise TableError(f"has {column.null_count} rows without a path", where=str(path), hint="mine again")
     return [str(value) for value in column.to_pylist()]

@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from lookalike.config.schemas import RunConfig
 from lookalike.errors import ConfigError, ImagesFailed, TableError
@@ -24,12 +23,12 @@ from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import ImageRejected
 from lookalike.progress import progress
 from lookalike.tables import fiftyone
-from lookalike.tables.atomic import atomic_folder, atomic_path, check_output, check_place
+from lookalike.tables.atomic import atomic_folder, atomic_path, check_place
 from lookalike.tables.changenet import COLUMNS, Layout, join_path
 from lookalike.tables.coco import Sizes, coco_of, read_pool_coco, write_json
 from lookalike.tables.filepaths import relative_path
 from lookalike.tables.image_table import PARQUET_SUFFIXES, name_of, read_rows
-from lookalike.tables.mined_rows import Mined, pick_rows, read_mined
+from lookalike.tables.mined_rows import Mined, column_names, pick_rows, read_columns, read_mined
 from lookalike.tables.run_folder import RunFolder
 from lookalike.tables.training_rows import pool_rows, training_rows
 
@@ -214,7 +213,7 @@ def _opened(run: str | Path, out: str | Path, force: bool, *inputs: Any) -> tupl
     """The mined list, and the file to write, which may be written."""
     mined, path = read_mined(Path(run)), Path(out)
     given = [one for one in inputs if one and isinstance(one, str | Path)]
-    check_output(path, inputs=tuple(map(str, given)))
+    check_place(path, inputs=tuple(map(str, given)))
     if path.exists() and path.resolve().parent == mined.path.resolve().parent and _is_of_run(path):
         raise TableError("is a file of the run", where=str(path), hint="choose another --out")
     if path.exists() and not force:
@@ -260,13 +259,13 @@ def _own_pool(mined: Mined) -> pa.Table:
     hint = "name the table that was mined with --pool"
     if mined.pool is None:
         raise TableError("stands alone, without the pool's columns", where=str(mined.path), hint=hint)
-    names = pq.read_schema(mined.pool).names
+    names = column_names(mined.pool)
     lacking = [column for column in COLUMNS if column not in names]
     if lacking:
         raise TableError(f"has no column {lacking[0]!r}; its columns are {names}", where=str(mined.pool), hint=hint)
     paths = mined.filepaths
     if not mined.has_pairs:
-        return pool_rows(pq.read_table(mined.pool, columns=["filepath", *COLUMNS]), paths, str(mined.pool), _NOWHERE)
+        return pool_rows(read_columns(mined.pool, ("filepath", *COLUMNS)), paths, str(mined.pool), _NOWHERE)
     picked = pick_rows(mined.pool, mined.rows.column("row").to_numpy(), ("filepath", *COLUMNS))
     other = [own for own, path in zip(picked.column("filepath").to_pylist(), paths, strict=True) if own != path]
     if other:
@@ -297,8 +296,7 @@ def _pool_paths(mined: Mined) -> Sequence[str]:
     """Paths of the whole pool, where they are known."""
     if mined.pool is None:
         return mined.filepaths
-    column = pq.read_table(mined.pool, columns=["filepath"]).column("filepath")
-    return [str(path) for path in column.to_pylist()]
+    return [str(path) for path in read_columns(mined.pool, ("filepath",)).column("filepath").to_pylist()]
 
 
 def _sizes(mined: Mined) -> list[Sizes]:
