@@ -32,7 +32,7 @@ def test_from_changenet_tables_to_a_run_folder(run_command, board, clip_snapshot
     words = (
         "-e", "run.yaml", "--targets", "weak.csv", "--pool", "pool.csv", "--out", "results",
         "--images-root", "board", "--light", "White", "--image-ext", ".png", "--topn", "3", "--filter-by-label",
-        "distance_threshold=1.5", f"cache_dir={board / 'cache'}",
+        "distance_threshold=1.5", "scoring=nearest", "self_match=keep", f"cache_dir={board / 'cache'}",
     )  # fmt: skip
     cam = sorted((board / "board" / "cam").iterdir())
     for path in cam:  # a file that has just changed is known by its content only

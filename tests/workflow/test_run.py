@@ -68,7 +68,7 @@ def mine(targets="targets.parquet", pool="pool.parquet", **settings):
 def stopped(place, number, images, *arguments):
     """Run the command in a process that gets a signal before its image number `images`."""
     words = ["mine", "--targets", "targets.parquet", "--pool", "pool.parquet", "--run-dir", "stopped", "shard_rows=4"]
-    words += ["batch_size=2", "cache_dir=off", *arguments]
+    words += ["batch_size=2", "cache_dir=off", *(f"{key}={value}" for key, value in NEAREST.items()), *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     program = [sys.executable, str(PROGRAM), number, str(images), str(place / "log"), *words]
     return subprocess.run(program, cwd=place, env=environment, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ import lookalike
 from lookalike.workflow.check import check_run
 from lookalike.workflow.mining import mine
 from lookalike.workflow.why import explain, sentence
-from support.embeddings import write_embeddings
+from support.embeddings import identity, write_embeddings
 from support.runs import make_images
 
 
@@ -25,10 +25,13 @@ def place(tmp_path, monkeypatch):
     pool = random.standard_normal((120, 12))
     pool[:30] += kind
     pool[119] = targets[0]
+    who = identity(dimension=12)
     paths = make_images(tmp_path / "images", 12, "target"), make_images(tmp_path / "images", 119, "pool")
-    write_embeddings(tmp_path / "targets.parquet", targets, filepaths=paths[0], labels=["weak"] * 12)
+    write_embeddings(tmp_path / "targets.parquet", targets, filepaths=paths[0], labels=["weak"] * 12, who=who)
     pool_paths = [*paths[1], paths[0][0]]
-    write_embeddings(tmp_path / "pool.parquet", pool, filepaths=pool_paths, labels=["weak"] * 30 + ["fine"] * 90)
+    write_embeddings(
+        tmp_path / "pool.parquet", pool, filepaths=pool_paths, labels=["weak"] * 30 + ["fine"] * 90, who=who
+    )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -81,7 +84,7 @@ def test_every_pool_image_has_an_outcome(place):
     itself = explain(done.folder.path, ["target_000.png"])
     assert [(row["outcome"], row["rule"]) for row in itself] == [("excluded", "self_match")]
     assert "it is a target itself" in sentence(itself[0])
-    with pytest.raises(lookalike.TableError, match="not in the pool of this run: nothing.png"):
+    with pytest.raises(lookalike.TableError, match=r"not in the pool of this run: nothing\.png"):
         explain(done.folder.path, ["nothing.png"])
 
 
@@ -95,7 +98,9 @@ def test_the_spec_reproduces_a_run_with_all_rules(place):
     assert errors(done.folder) == []
     before = mined(done.folder)
     assert 0 < len(before) <= 15
-    assert not {"pool_000.png", "pool_001.png", "pool_002.png"} & {path.rsplit("/")[-1] for path in before}
+    left = {path.rsplit("/")[-1] for path in before}
+    assert not {f"pool_{number}.png" for number in range(100, 105)} & left, "images to avoid"
+    assert not {"pool_000.png", "pool_001.png", "pool_002.png"} & left
     rules = {row["rule"] for row in pq.read_table(done.folder.excluded).to_pylist()}
     assert rules == {"excluded", "self_match"}
     spec = str(done.folder.mining_spec)
@@ -152,3 +157,18 @@ def test_weights_that_are_no_numbers(place):
     ):
         with pytest.raises(lookalike.LookalikeError, match=words):
             run(run_dir=f"run-{len(words)}", **settings)
+
+
+def test_a_pool_that_is_excluded_as_a_whole(place):
+    done = run(run_dir="run", exclude="pool.parquet")
+    assert done.counts.unique == 0
+    assert any("every row of the pool is" in warning for warning in done.warnings)
+    assert errors(done.folder) == []
+    assert done.report.is_file()
+
+
+def test_a_target_in_the_pool_is_left_out_and_that_is_said(place):
+    done = run(run_dir="run")
+    words = "1 of 12 targets are in the pool, too (by path): they are left out (self_match=exclude)"
+    assert words in done.warnings
+    assert not set(mined(done.folder)) & set(pq.read_table("targets.parquet").column("filepath").to_pylist())

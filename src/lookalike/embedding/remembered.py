@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lookalike import __version__
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding.cache import count_cached
 from lookalike.embedding.cache_folder import MEMORY_SUFFIX
@@ -57,7 +56,9 @@ _MOST_FILES = 1000
 _SETTLED_NS = 2 * 10**9
 
 
-def open_encoder(settings: ImageEmbeddingsConfig, device: str, inputs: Sequence[Sequence[str]] = ()) -> Encoder:
+def open_encoder(
+    settings: ImageEmbeddingsConfig, device: str, inputs: Sequence[Sequence[str]] = (), remember: bool = True
+) -> Encoder:
     """The encoder of a run: remembered where the cache seems to know all images, loaded otherwise.
 
     Parameters
@@ -68,6 +69,8 @@ def open_encoder(settings: ImageEmbeddingsConfig, device: str, inputs: Sequence[
         The first one.
     inputs:
         The paths of its images, of one or two tables.
+    remember:
+        Whether a model that has to be loaded may be remembered: writes a file into the cache folder.
 
     Raises
     ------
@@ -78,6 +81,7 @@ def open_encoder(settings: ImageEmbeddingsConfig, device: str, inputs: Sequence[
     if place is None:
         return load_model(settings, device)
     state, settled = _state(settings)
+    settled &= remember
     known = _recall(place, state)
     if known is not None and all(_is_cached(paths, known[0], settings) for paths in inputs):
 
@@ -189,7 +193,7 @@ def _state(settings: ImageEmbeddingsConfig) -> tuple[dict[str, Any], bool]:
     state = {
         "model": model,
         "code": [entry for entry in code if entry[0].endswith(".py")],
-        "versions": {"lookalike": __version__, **{name: _version(name) for name in _LIBRARIES}},
+        "versions": {"lookalike": _version("lookalike"), **{name: _version(name) for name in _LIBRARIES}},
         "machine": [platform.python_version(), platform.platform(), _processor()],
     }
     return state, 0 < len(model) <= _MOST_FILES and newest <= time.time_ns() - _SETTLED_NS

@@ -37,6 +37,7 @@ from lookalike.workflow.run_extras import (
     bar,
     embed_avoided,
     excluded_record,
+    extra_paths,
     label_warning,
     last_yield,
     open_extras,
@@ -204,7 +205,7 @@ def run(
             # First of all, so that a run that is stopped from here on can be continued.
             write_settings(folder, config, state.cwd)
             state.write(folder)
-            notes = _notes(sides)
+            notes = _notes(sides, config.self_match)
             sides, config = _written(sides, config, folder)
             write_settings(folder, config, state.cwd)  # again: a table in memory has a path now
             return _work(_Run(folder, config, state, encoder, steps, notes, extras), sides)
@@ -256,7 +257,7 @@ def resume_run(folder: str | Path) -> RunResult:
             sides, encoder = _prepare(config, (config.targets, config.pool), steps, state)
             extras = open_extras(config, sides, place)
             _forget_changed(state, sides, place)
-            notes = _notes(sides)
+            notes = _notes(sides, config.self_match)
             sides, config = _written(sides, config, place)
             return _work(_Run(place, config, state, encoder, steps, notes, extras), sides)
 
@@ -298,7 +299,7 @@ def _prepare(
             check_folder(config, [str(one) for one in given if isinstance(one, str | Path)])
         else:
             named = (config.targets, config.pool, config.images_root, config.root, config.reuse, config.cache_dir)
-            _check_directory(state, named)
+            _check_directory(state, (*named, *extra_paths(config)))
         targets, pool = (open_side(name, one, config) for name, one in zip(("targets", "pool"), given, strict=True))
         sides = (targets, pool)
         if state is not None:
@@ -353,9 +354,9 @@ def _working(folder: RunFolder, run_log: RunLog) -> Iterator[None]:
             raise
 
 
-def _notes(sides: tuple[Side, Side]) -> list[str]:
+def _notes(sides: tuple[Side, Side], self_match: str) -> list[str]:
     """What the inputs alone change in the meaning of the result; said now, and again in the summary."""
-    notes = [*overlap_warning(*sides), *label_warning(*sides)]
+    notes = [*overlap_warning(*sides, self_match), *label_warning(*sides)]
     for note in notes:
         log.warning(note)
     return notes

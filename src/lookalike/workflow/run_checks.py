@@ -58,8 +58,10 @@ def check_sides(config: RunConfig, sides: Sequence[Side]) -> None:
     devices.choose_devices(config.search_device)
 
 
-def load(config: RunConfig, sides: Sequence[Side]) -> Encoder | None:
+def load(config: RunConfig, sides: Sequence[Side], remember: bool = True) -> Encoder | None:
     """Load the encoder, where a side has to be embedded, and compare it with what is there already.
+
+    Without `remember` nothing is written, not even into the cache folder.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def load(config: RunConfig, sides: Sequence[Side]) -> Encoder | None:
     settings = config.embedding("", "")
     places, sources = check_embedding(settings)
     paths = [Filepaths(side.table) for side in sides if side.table is not None]
-    encoder = open_encoder(settings, places[0], paths)
+    encoder = open_encoder(settings, places[0], paths, remember)
     for source in sources:
         list(source.table.check(encoder.identity, settings.embedding_dtype))
     for side in sides:

@@ -24,10 +24,10 @@ from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.barring.bars import Bars, Rule
 from lookalike.workflow.barring.pool import bar_pool
-from lookalike.workflow.exclusion import read_all_excluded
+from lookalike.workflow.exclusion import read_all_excluded, split_sources
 from lookalike.workflow.mining import MiningResult
 from lookalike.workflow.run_files import input_of
-from lookalike.workflow.run_inputs import Side, open_side
+from lookalike.workflow.run_inputs import Side, layout_of, open_side
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ def open_extras(config: RunConfig, sides: Sequence[Side], folder: RunFolder | No
     ConfigError, TableError
         When something cannot be read, or the iteration is not the next one.
     """
-    if config.protect:
-        open_side("protect", config.protect, config)
-    read_all_excluded(config.exclude, "filepath")
+    for protected in split_sources(config.protect):
+        open_side("protect", protected, config)
+    read_all_excluded(config.exclude, "filepath", layout_of(config))
     avoid = open_side("avoid", config.avoid, config) if config.avoid else None
     if avoid is not None and not avoid.is_ready and all(side.is_ready for side in sides):
         raise ConfigError(
@@ -81,6 +81,11 @@ def open_extras(config: RunConfig, sides: Sequence[Side], folder: RunFolder | No
             hint="embed them with the encoder of the pool, and name the embedding table",
         )
     return Extras(avoid, _open_history(config, folder))
+
+
+def extra_paths(config: RunConfig) -> list[str]:
+    """What the settings name beside targets and pool."""
+    return [*split_sources(config.exclude), *split_sources(config.protect), config.avoid, config.history]
 
 
 def _open_history(config: RunConfig, folder: RunFolder | None) -> History | None:
@@ -121,7 +126,9 @@ def bar(folder: RunFolder, config: RunConfig, encoder: Encoder | None, history: 
     """Find what may not be mined, and write it to `excluded.parquet` where there is any."""
     pool = EmbeddingStream(str(folder.pool), "embedding")
     targets = read_embedding_table(str(folder.targets), "embedding")
-    sources = _sources(config.exclude)
+    sources = split_sources(config.exclude)
+    if config.avoid:  # what is to be avoided may be in the pool itself
+        sources.append(str(folder.avoid))
     if history is not None and history.iterations:
         sources.append(config.history)
     bars = bar_pool(pool, targets, config.barring(), inputs=config, encoder=encoder, exclude=sources)
@@ -129,12 +136,6 @@ def bar(folder: RunFolder, config: RunConfig, encoder: Encoder | None, history: 
     if len(bars.rows):
         write_table(_excluded_table(bars, pool, history), folder.excluded)
     return bars
-
-
-def _sources(exclude: str) -> list[str]:
-    """What `exclude` names: one path, or several with commas between them."""
-    names = [exclude] if Path(exclude).exists() else exclude.split(",")
-    return [name.strip() for name in names if name.strip()]
 
 
 def _excluded_table(bars: Bars, pool: EmbeddingStream, history: History | None) -> pa.Table:

@@ -141,7 +141,7 @@ def open_side(name: str, given: Any, config: RunConfig) -> Side:
     changenet = is_changenet(rows)
     if changenet:
         kind = "Visual ChangeNet table"
-        rows = to_image_table(rows, path, Layout(config.images_root, config.light, config.image_ext, config.root))
+        rows = to_image_table(rows, path, layout_of(config))
     table = check_filepath(rows, path)
     if column in table.column_names and is_vector_type(table.schema.field(column).type):
         log.warning("%s: the vectors in column %r are not used: only local parquet files may hold them", path, column)
@@ -150,6 +150,11 @@ def open_side(name: str, given: Any, config: RunConfig) -> Side:
         converted=changenet or kind not in ("parquet", "folder of parquet files"),
         sha256=_sha256(local),
     )  # fmt: skip
+
+
+def layout_of(config: RunConfig) -> Layout:
+    """Where the images of a Visual ChangeNet table are."""
+    return Layout(config.images_root, config.light, config.image_ext, config.root)
 
 
 def _has_vectors(path: Path, column: str) -> bool:
@@ -212,7 +217,7 @@ def _sha256(path: Path | None) -> str | None:
     return file_record(path).sha256 if path is not None and path.is_file() else None
 
 
-def overlap_warning(targets: Side, pool: Side) -> list[str]:
+def overlap_warning(targets: Side, pool: Side, self_match: str) -> list[str]:
     """What it means that images are on both sides, where some are."""
     wanted = pa.chunked_array(list(map(_as_text, targets.filepaths())), pa.string())
     known = pc.unique(wanted)
@@ -220,7 +225,8 @@ def overlap_warning(targets: Side, pool: Side) -> list[str]:
     both = pc.sum(pc.is_in(wanted, value_set=pa.chunked_array(found, pa.string()))).as_py()
     if not both:
         return []
-    return [f"{both} of {targets.rows} targets are in the pool, too (by path): their nearest image is themselves"]
+    what = "their nearest image is themselves" if self_match == "keep" else "they are left out (self_match=exclude)"
+    return [f"{both} of {targets.rows} targets are in the pool, too (by path): {what}"]
 
 
 def _as_text(part: pa.Array) -> pa.Array:

@@ -16,13 +16,13 @@ from typing import Any
 from lookalike.config.schemas import BarringConfig, RunConfig
 from lookalike.encoders.base import Encoder
 from lookalike.errors import TableError
-from lookalike.tables.changenet import Layout
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.embedding_table import EmbeddingTable
 from lookalike.workflow.barring.bars import Bars, Rule
 from lookalike.workflow.barring.likeness import Likeness, Rules
 from lookalike.workflow.barring.reference import joined, of_targets, open_protected
 from lookalike.workflow.exclusion import read_all_excluded, split_sources
+from lookalike.workflow.run_inputs import layout_of
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def bar_pool(
     inputs = inputs or RunConfig("", "")
     job = Likeness(pool, settings, inputs, encoder)
     # Everything is opened before work starts, so that what cannot be read is refused at once.
-    layout = Layout(inputs.images_root, inputs.light, inputs.image_ext, inputs.root)
+    layout = layout_of(inputs)
     excluded = read_all_excluded(settings.exclude if exclude is None else exclude, "filepath", layout)
     sources = split_sources(settings.protect if protect is None else protect)
     protected = [open_protected(one, pool, inputs, encoder, job.marks.note) for one in sources]
