@@ -172,3 +172,27 @@ def test_a_target_in_the_pool_is_left_out_and_that_is_said(place):
     words = "1 of 12 targets are in the pool, too (by path): they are left out (self_match=exclude)"
     assert words in done.warnings
     assert not set(mined(done.folder)) & set(pq.read_table("targets.parquet").column("filepath").to_pylist())
+
+
+def test_two_runs_on_one_ledger_never_mine_the_same(place, monkeypatch):
+    """The second one adds its iteration while the first one draws; the first one stops, and goes on without it."""
+    from lookalike.workflow import run as run_module
+
+    remember = run_module.remember
+
+    def late(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "remember", remember)
+            run(run_dir="other", history="history.json", topn=2)
+        remember(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "remember", late)
+        with pytest.raises(lookalike.TableError, match="another run added an iteration"):
+            run(run_dir="first", history="history.json", topn=2)
+    ledger = json.loads((place / "history.json").read_text())
+    assert len(ledger["iterations"]) == 1
+    done = lookalike.resume_run("first")
+    ledger = json.loads((place / "history.json").read_text())
+    assert ledger["iterations"][1]["selected_filepaths"] == mined(done.folder)
+    assert not set(mined(done.folder)) & set(ledger["iterations"][0]["selected_filepaths"])

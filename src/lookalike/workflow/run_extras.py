@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from lookalike.config.schemas import RunConfig
 from lookalike.embedding.images import embed_with
 from lookalike.encoders.base import Encoder
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, TableError
 from lookalike.tables.embedding_copy import place_embedding_table
 from lookalike.tables.embedding_stream import EmbeddingStream, plain_label, read_embedding_table
 from lookalike.tables.filepaths import normal_path
-from lookalike.tables.history import History, add_iteration, require_intact, write_history
+from lookalike.tables.history import History, add_iteration, read_history, require_intact, write_history
 from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.barring.bars import Bars, Rule
@@ -166,11 +166,23 @@ def last_yield(history: History | None) -> int:
 
 
 def remember(config: RunConfig, folder: RunFolder, history: History | None, mined: MiningResult) -> None:
-    """Add this run to its ledger. What was searched is new already, so that candidates and mined are one."""
+    """Add this run to its ledger. What was searched is new already, so that candidates and mined are one.
+
+    Raises
+    ------
+    TableError
+        When another run added an iteration meanwhile: both may have mined the same images.
+    """
     if history is None:
         return
     files = (folder.mined, folder.mined, folder.summary)
     place = Path(config.history)
+    if (read_history(place) if place.exists() else History()) != history:
+        raise TableError(
+            "another run added an iteration after this one began, and both may have mined the same images",
+            where=config.history,
+            hint="go on with this run: it selects again without what the other one mined",
+        )
     place.parent.mkdir(parents=True, exist_ok=True)
     write_history(place, add_iteration(history, mined.counts.topn, *files))
     log.info("%s: iteration %d, %d images", place, len(history.iterations) + 1, mined.counts.unique)
