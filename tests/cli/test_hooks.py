@@ -45,7 +45,8 @@ def board_run(run_command, tmp_path_factory, images, clip_snapshot):
     place = tmp_path_factory.mktemp("mined")
     shutil.copytree(images, place / "pool")
     (place / "pool" / "broken.png").write_bytes(b"rubbish")
-    words = ("--targets", "pool", "--pool", "pool", "--model", "CLIP", "--model-path", clip_snapshot, "--topn", "50")
+    words = ("--targets", "pool", "--pool", "pool", "--model", "CLIP", "--model-path", clip_snapshot, "--topn", "50",
+             "scoring=nearest", "self_match=keep")  # fmt: skip
     done = run_command("lookalike", "mine", *words, "--filter-by-label", cwd=place)
     assert done.returncode == 0, done.stderr
     return RunFolder(Path(done.last_line)), done.stdout, done.stderr

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
@@ -194,7 +195,8 @@ def _state(settings: ImageEmbeddingsConfig) -> tuple[dict[str, Any], bool]:
         "model": model,
         "code": [entry for entry in code if entry[0].endswith(".py")],
         "versions": {"lookalike": _version("lookalike"), **{name: _version(name) for name in _LIBRARIES}},
-        "machine": [platform.python_version(), platform.platform(), _processor()],
+        "machine": [platform.python_version(), platform.platform(), platform.machine(), _processor()],
+        "openvino": importlib.util.find_spec("openvino") is not None,  # runtime=auto takes it where it is
     }
     return state, 0 < len(model) <= _MOST_FILES and newest <= time.time_ns() - _SETTLED_NS
 

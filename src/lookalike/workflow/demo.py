@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from lookalike.config.schemas import at_least
 from lookalike.errors import ConfigError
 from lookalike.reports.contact_sheet import OTHER_FRAME, SAME_FRAME, TARGET_FRAME, Sheet, Tile, write_contact_sheet
+from lookalike.selection.filters import Outcome
 from lookalike.tables.pair_table import write_table
 from lookalike.workflow.demo_data import DATASETS, GOOD, Dataset, write_encoder
 from lookalike.workflow.run import RunResult, run
@@ -33,8 +34,8 @@ class DemoResult:
         The run, with its folder.
     base_rate:
         Share of defective images in the pool: what chance would give.
-    pair_rate:
-        Share of defective images over all pairs, one for each target and rank.
+    nearest_rate:
+        Share of defective images among the `topn` nearest of every target.
     mined_rate:
         Share of defective images among the unique mined images.
     contact_sheet:
@@ -44,7 +45,7 @@ class DemoResult:
     dataset: Dataset
     run: RunResult
     base_rate: float
-    pair_rate: float
+    nearest_rate: float
     mined_rate: float
     contact_sheet: Path
 
@@ -80,12 +81,13 @@ def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, seed: int) 
     mined = run(*inputs, out=str(folder), model="timm", model_path=str(encoder), topn=topn, knn_metric="cosine")
     pairs = pq.read_table(mined.folder.pairs)
     found = np.array(pairs.column("source_label").to_pylist()) != GOOD
+    near = pairs.column("rank").fill_null(topn + 1).to_numpy() <= topn
     kept = np.array(pairs.column("outcome").to_pylist()) == "kept"
     result = DemoResult(
         dataset=data,
         run=mined,
         base_rate=float(np.mean(np.array(pool_table.column("label").to_pylist()) != GOOD)),
-        pair_rate=float(found.mean()),
+        nearest_rate=float(found[near].mean()),
         mined_rate=float(found[kept].mean()),
         contact_sheet=folder / "contact_sheet.png",
     )
@@ -94,20 +96,21 @@ def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, seed: int) 
 
 
 def _sheet(result: DemoResult, pairs: pa.Table, topn: int) -> Sheet:
-    """The contact sheet of a pair table: a row of tiles a target."""
-    rows: list[list[Tile]] = []
-    for pair in pairs.to_pylist():
-        if pair["rank"] == 1:
-            rows.append([Tile(pair["target_filepath"], f"target: {pair['target_label']}", TARGET_FRAME)])
-        frame = OTHER_FRAME if pair["source_label"] == GOOD else SAME_FRAME
-        rows[-1].append(Tile(pair["source_filepath"], f"{pair['source_label']} {pair['distance']:.3f}", frame))
+    """The contact sheet of a pair table: a row of tiles a target, with the nearest images that were mined for it."""
+    rows: dict[int, list[Tile]] = {}
+    for pair in sorted(pairs.to_pylist(), key=lambda pair: (pair["target_row"], pair["distance"])):
+        target = Tile(pair["target_filepath"], f"target: {pair['target_label']}", TARGET_FRAME)
+        tiles = rows.setdefault(pair["target_row"], [target])
+        if pair["outcome"] == Outcome.KEPT and len(tiles) <= topn:
+            frame = OTHER_FRAME if pair["source_label"] == GOOD else SAME_FRAME
+            tiles.append(Tile(pair["source_filepath"], f"{pair['source_label']} {pair['distance']:.3f}", frame))
     return Sheet(
-        title=f"lookalike: {len(rows)} targets and their {topn} nearest pool images, {result.dataset.title}",
+        title=f"lookalike: {len(rows)} targets and images mined for them, {result.dataset.title}",
         legend=(
             "Blue: target. Green: mined, defective. Orange: mined, nominal. Number: cosine distance. "
             f"Defective among the mined: {result.mined_rate:.0%}, in the pool: {result.base_rate:.0%}. "
             f"Licence: {result.dataset.licence}."
         ),
-        rows=rows,
+        rows=list(rows.values()),
         columns=max(1, min(4, len(rows) // 4)),
     )

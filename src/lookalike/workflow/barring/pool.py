@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 #: Nearest pool images of a protected image, and of a target, that may be copies. A copy of a target that is farther
 #: away is not mined for it anyway.
-_PROTECTED_NEIGHBOURS, _OWN_NEIGHBOURS = 1000, 3
+_PROTECTED_NEIGHBOURS, _OWN_NEIGHBOURS = 1000, 16
 
 
 def bar_pool(
