@@ -90,9 +90,8 @@ def _demo(dataset: str, out: Path, targets: int, topn: int, seed: int) -> None:
     print("Encoder:     EfficientNet-Lite0 with its ImageNet weights")
     print(f"Embedded:    {targets} targets, {pool.embedded} pool images, {pool.embedded / pool.seconds:.0f} images/s")
     print(f"Mined:       {run.counts.unique} images, {mine.how_chosen(run.record)}")
-    print(
-        f"Defective:   {result.mined_rate:.2f} of the mined images, {result.nearest_rate:.2f} of the {topn} nearest a target"
-    )
+    nearest = f"{result.nearest_rate:.2f} of the {topn} nearest of a target"
+    print(f"Defective:   {result.mined_rate:.2f} of the mined images, {nearest}")
     print(f"By chance:   {result.base_rate:.2f}, the share of defective images in the pool")
     print("The same for your own images:")
     model = ("--model", "timm", "--model-path", out / "encoder", "--topn", topn)

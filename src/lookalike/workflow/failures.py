@@ -97,7 +97,8 @@ FAILURES = (
         "nothing-mined",
         r"^\s*Unique items saved: 0\s*$|^Mined:\s+0 images\b",
         "nothing was mined: the filters dropped every pair, or every pool image was left out",
-        "compare the labels of both sides (spelling), and distance_threshold with the distances in the pair table; excluded.parquet names what was left out",
+        "compare the labels of both sides (spelling), and distance_threshold with the distances in the pair table; "
+        "excluded.parquet names what was left out",
     ),
     Failure(
         "missing-column",
