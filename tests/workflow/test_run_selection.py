@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -63,8 +64,10 @@ def test_a_run_selects_by_score_and_says_why(place):
     assert good / done.counts.unique > 0.8  # by chance: 0.25
 
 
-def test_every_pool_image_has_an_outcome(place):
-    done = run(run_dir="run", topn=2)
+@pytest.mark.parametrize("settings", [{"topn": 2}, {"budget": 24, "max_per_target": 2}], ids=str)
+def test_every_pool_image_has_an_outcome(place, settings):
+    """With a limit a target, images are kept for targets that are not their nearest."""
+    done = run(run_dir="run", **settings)
     outcomes = pq.read_table(done.folder.outcomes).to_pylist()
     pool = pq.read_table(done.folder.pool).column("filepath").to_pylist()
     assert [row["filepath"] for row in outcomes] == pool
@@ -196,3 +199,31 @@ def test_two_runs_on_one_ledger_never_mine_the_same(place, monkeypatch):
     ledger = json.loads((place / "history.json").read_text())
     assert ledger["iterations"][1]["selected_filepaths"] == mined(done.folder)
     assert not set(mined(done.folder)) & set(ledger["iterations"][0]["selected_filepaths"])
+
+
+def test_images_to_avoid_are_not_mined_themselves(place):
+    first = mined(run(run_dir="first", topn=2, scoring="lda").folder)[:3]
+    pool = pq.read_table("pool.parquet")
+    rows = [row for row, path in enumerate(pool.column("filepath").to_pylist()) if path in first]
+    pq.write_table(pool.take(rows), "avoid.parquet")
+    done = run(run_dir="second", topn=2, scoring="lda", avoid="avoid.parquet", avoid_weight=0)
+    assert not set(first) & set(mined(done.folder))
+
+
+def test_a_path_that_the_pool_has_twice_is_mined_once(place):
+    pool = pq.read_table("pool.parquet")
+    pq.write_table(pa.concat_tables([pool, pool.slice(0, 30)]), "pool.parquet")
+    done = run(run_dir="run", topn=2)
+    assert len(mined(done.folder)) == len(set(mined(done.folder))) == done.counts.unique
+    assert errors(done.folder) == []
+
+
+def test_the_gallery_shows_what_is_kept_and_the_nearest_only(place):
+    done = run(run_dir="run", topn=1)
+    pairs = pq.read_table(done.folder.pairs).to_pylist()
+    shown = {row["source_filepath"] for row in pairs if row["outcome"] == "kept" or row["rank"] == 1}
+    hidden = {row["source_filepath"] for row in pairs} - shown
+    page = done.folder.gallery.read_text()
+    assert hidden
+    assert all(path.rsplit("/")[-1] in page for path in shown)
+    assert not any(path.rsplit("/")[-1] in page for path in hidden)
