@@ -95,6 +95,12 @@ def embed_images(
     model_config_path: str = _Config.model_config_path,
     batch_size: int = _Config.batch_size,
     architecture: str = _Config.architecture,
+    pooling: str = _Config.pooling,
+    layer: int = _Config.layer,
+    normalize: str = _Config.normalize,
+    image_size: int = _Config.image_size,
+    augment: str = _Config.augment,
+    trust_remote_code: bool = _Config.trust_remote_code,
     device: str = _Config.device,
     precision: str = _Config.precision,
     runtime: str = _Config.runtime,
@@ -146,7 +152,8 @@ def embed_images(
     """
     settings = ImageEmbeddingsConfig(
         name_of(input_parquet), str(output_parquet), model, model_path, model_config_path, batch_size,
-        architecture, device, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
+        architecture, pooling, layer, normalize, image_size, augment, trust_remote_code,
+        device, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
         max_bytes, root, retries, time_limit, cache_dir, cache_bytes, verify,
         str(reuse), retry_quarantined, embedding_dtype,
     )  # fmt: skip
@@ -170,7 +177,7 @@ def check_embedding(settings: ImageEmbeddingsConfig) -> tuple[list[str], list[So
     """
     settings.validate()
     check_root(settings.root)
-    check_model(settings.model, settings.model_path, settings.model_config_path, settings.architecture)
+    check_model(settings)
     check_runtime(settings.runtime, settings.device, settings.precision)
     sources = open_sources(settings)
     devices = choose_devices(settings.device, settings.runtime)

@@ -78,11 +78,7 @@ def open_sources(settings: ImageEmbeddingsConfig) -> list[Source]:
 
 def load_model(settings: ImageEmbeddingsConfig, device: str) -> Encoder:
     """Load the encoder for one device, with the decoder of the run in its identity."""
-    family = check_model(settings.model, settings.model_path, settings.model_config_path, settings.architecture)
-    request = LoadRequest(
-        settings.model_path, settings.architecture, device, settings.precision, _decoding(settings), settings.runtime
-    )
-    encoder = load_encoder(family, request)
+    encoder = load_encoder(check_model(settings), LoadRequest.of(settings, device, _decoding(settings)))
     if not can_prepare_on_card(encoder, settings):
         return encoder
     assert isinstance(encoder, TorchEncoder)

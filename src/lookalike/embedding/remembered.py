@@ -35,8 +35,8 @@ from lookalike.embedding.cache import count_cached
 from lookalike.embedding.cache_folder import MEMORY_SUFFIX
 from lookalike.embedding.loop import cache_folder_of, load_model
 from lookalike.encoders.base import Encoder, Pending, Pixels
+from lookalike.encoders.families import canonical_model
 from lookalike.encoders.identity import EncoderIdentity
-from lookalike.encoders.load import canonical_model
 from lookalike.errors import EncoderError, TableError
 from lookalike.images.preprocess import Preprocessing
 from lookalike.tables.atomic import atomic_path
@@ -48,7 +48,10 @@ _VERSION = 1
 #: Images of each input that are looked up; where one is not known, the model will be needed and is loaded at once.
 _SAMPLE = 1000
 #: The settings by which two runs may ask for different encoders.
-_ASKED = ("model_path", "model_config_path", "architecture", "precision", "runtime", "decoder", "exif", "bit_depth")
+_ASKED = (
+    "model_path", "model_config_path", "architecture", "pooling", "layer", "normalize", "image_size", "augment",
+    "trust_remote_code", "precision", "runtime", "decoder", "exif", "bit_depth",
+)  # fmt: skip
 #: What decides, beside the weights, how a model computes and what it calls itself.
 _LIBRARIES = ("torch", "torchvision", "timm", "transformers", "safetensors", "huggingface-hub", "openvino")
 #: A folder with more files than this is not only a model.

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -70,11 +70,9 @@ class LoadRequest:
 
     Attributes
     ----------
-    model_path, architecture, device, precision:
-        See `ImageEmbeddingsConfig`.
     decoding:
         How files become pixels; its colour and orientation rules are part of the preprocessing digest.
-    runtime:
+    model_path, architecture, device, precision, runtime, and the rest:
         See `ImageEmbeddingsConfig`.
     """
 
@@ -84,6 +82,19 @@ class LoadRequest:
     precision: str
     decoding: DecodeSettings
     runtime: str = _Config.runtime
+    model_config_path: str = _Config.model_config_path
+    pooling: str = _Config.pooling
+    layer: int = _Config.layer
+    normalize: str = _Config.normalize
+    image_size: int = _Config.image_size
+    augment: str = _Config.augment
+    trust_remote_code: bool = _Config.trust_remote_code
+
+    @classmethod
+    def of(cls, settings: _Config, device: str, decoding: DecodeSettings) -> LoadRequest:
+        """What the settings of a run ask for, on one device."""
+        given = {f.name: getattr(settings, f.name) for f in fields(cls) if hasattr(settings, f.name)}
+        return cls(**{**given, "device": device, "decoding": decoding})
 
     def preprocessing_digest(self, preprocessing: Preprocessing) -> str:
         """SHA-256 over everything between a file and the model's input."""

@@ -23,6 +23,7 @@ from lookalike.encoders.base import (
     weights_digest,
 )
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
+from lookalike.encoders.vectors import Finish
 from lookalike.errors import EncoderError
 from lookalike.images.preprocess import Preprocessing
 
@@ -110,6 +111,7 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
     # With channels last, the patch convolution hands on tokens that lie one after another. Otherwise every residual
     # connection and layer norm of the model works on strided memory: on an H100 that takes 40 % more time.
     module = module.to(device, torch_dtype(precision), memory_format=torch.channels_last).requires_grad_(False)
+    finish = Finish.of(request, reference=False)
     identity = EncoderIdentity(
         ModelIdentity(
             family=family_name,
@@ -117,8 +119,8 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
             dimension=_dimension(module),
             weights=digest,
             preprocessing=request.preprocessing_digest(preprocessing),
-            pooling=family.pooling,
-            normalisation="none",
+            pooling=finish.pooling(family.pooling),
+            normalisation=finish.normalisation,
         ),
         Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="pillow"),
         Origin(request.model_path, {"torch": torch.__version__, "transformers": transformers.__version__}),
@@ -128,7 +130,8 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
         vectors: torch.Tensor = getattr(module(pixel_values=batch), family.output)
         return vectors
 
-    called = GraphedForward(forward) if device.type == "cuda" else forward
+    finished = finish.wrap(forward)
+    called = GraphedForward(finished) if device.type == "cuda" else finished
     return TorchEncoder(identity, preprocessing, called, device, torch_dtype(precision), Slices.of(device, cpu=8))
 
 

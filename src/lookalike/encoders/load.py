@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import difflib
 import functools
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from lookalike.config.schemas import MODELS
-from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder, choose_device
+from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.encoders.base import Encoder, LoadRequest, choose_device
+from lookalike.encoders.families import FAMILIES, canonical_model
 from lookalike.errors import ConfigError
 
 _TAO_SUFFIXES = frozenset({".pth", ".ckpt"})
@@ -19,24 +19,7 @@ _TAO_SUFFIXES = frozenset({".pth", ".ckpt"})
 _QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"
 
 
-def canonical_model(model: str) -> str:
-    """The family that `model` names; case, ``-`` and ``_`` do not matter.
-
-    Raises
-    ------
-    ConfigError
-        When no family has that name; names the nearest.
-    """
-    spelled = {_plain(name): name for name in MODELS}
-    wanted = _plain(model)
-    if wanted in spelled:
-        return spelled[wanted]
-    near = difflib.get_close_matches(wanted, spelled, n=1)
-    guess = f"did you mean {spelled[near[0]]}? " if near else ""
-    raise ConfigError(f"model={model!r} is not known", hint=f"{guess}Known: {', '.join(MODELS)}")
-
-
-def check_model(model: str, model_path: str, model_config_path: str, architecture: str) -> str:
+def check_model(settings: ImageEmbeddingsConfig) -> str:
     """Refuse, before any work, model settings that cannot be right; return the family's name.
 
     Raises
@@ -44,24 +27,27 @@ def check_model(model: str, model_path: str, model_config_path: str, architectur
     ConfigError
         When the family is unknown, or the settings contradict each other.
     """
-    family = canonical_model(model)
-    path = Path(model_path)
-    if family == "timm":
-        return family
-    if architecture:
-        raise ConfigError(f"architecture is for model=timm, and model={family} was given", hint="leave it out")
+    family = FAMILIES[canonical_model(settings.model)]
+    family.check(settings)
+    path = Path(settings.model_path)
+    if family.name == "timm":
+        return family.name
+    if settings.architecture:
+        raise ConfigError(f"architecture is for model=timm, and model={family.name} was given", hint="leave it out")
     if path.suffix.lower() in _TAO_SUFFIXES:
-        if not model_config_path:
-            raise ConfigError("model_config_path is required when model_path is a TAO checkpoint", where=model_path)
-        for needed in (path, Path(model_config_path)):
+        if not settings.model_config_path:
+            raise ConfigError(
+                "model_config_path is required when model_path is a TAO checkpoint", where=settings.model_path
+            )
+        for needed in (path, Path(settings.model_config_path)):
             if not needed.is_file():
                 raise ConfigError("does not exist", where=str(needed), hint="check the path")
         raise ConfigError(
             "TAO checkpoints are not read by this version",
-            where=model_path,
+            where=settings.model_path,
             hint="export the model as a Hugging Face snapshot folder and give that",
         )
-    return family
+    return family.name
 
 
 def check_runtime(runtime: str, device: str, precision: str) -> None:
@@ -119,10 +105,10 @@ def has_no_gpu() -> bool:
 def load_encoder(family: str, request: LoadRequest) -> Encoder:
     """Load the encoder of a family (as `check_model` returns it) for the runtime of the request."""
     if not _takes_openvino(request):
-        return _load_torch(family, request)
+        return FAMILIES[family].load(request)
     from lookalike.encoders import openvino
 
-    encoder = _load_torch(family, replace(request, device="cpu", precision="fp32"))
+    encoder = FAMILIES[family].load(replace(request, device="cpu", precision="fp32"))
     return openvino.convert(encoder, request.precision)
 
 
@@ -133,17 +119,3 @@ def _takes_openvino(request: LoadRequest) -> bool:
         return is_faster(choose_device(request.device), request.precision)
     check_runtime(request.runtime, request.device, request.precision)
     return request.runtime == "openvino"
-
-
-def _load_torch(family: str, request: LoadRequest) -> TorchEncoder:
-    if family == "timm":
-        from lookalike.encoders import timm
-
-        return timm.load(request)
-    from lookalike.encoders import huggingface
-
-    return huggingface.load(family, request)
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")

@@ -24,6 +24,7 @@ from lookalike.encoders.base import (
     weights_digest,
 )
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
+from lookalike.encoders.vectors import Finish
 from lookalike.errors import ConfigError, EncoderError
 from lookalike.images.preprocess import Preprocessing
 
@@ -34,11 +35,13 @@ _UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOF
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
-def load(request: LoadRequest) -> TorchEncoder:
+def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     """Load a timm model as an encoder.
 
     Parameters
     ----------
+    family_name:
+        ``timm``, for the identity.
     request:
         `model_path` is a timm name, a checkpoint file (then `architecture` is the name), or a folder with
         `config.json` and weights.
@@ -56,19 +59,20 @@ def load(request: LoadRequest) -> TorchEncoder:
     device = choose_device(request.device)
     module = _create(request).eval()
     digest = weights_digest(module.state_dict())
-    precision = choose_precision(request.precision, device, "timm")
+    precision = choose_precision(request.precision, device, family_name)
     # Channels last is how convolutions are computed fastest, on a CPU as on a GPU.
     module = module.to(device, torch_dtype(precision), memory_format=torch.channels_last).requires_grad_(False)
     preprocessing = read_preprocessing(module, request.model_path)
+    finish = Finish.of(request, reference=False)
     identity = EncoderIdentity(
         ModelIdentity(
-            family="timm",
+            family=family_name,
             architecture=str(module.pretrained_cfg["architecture"]),
             dimension=int(module.head_hidden_size),
             weights=digest,
             preprocessing=request.preprocessing_digest(preprocessing),
-            pooling="model",
-            normalisation="none",
+            pooling=finish.pooling("model"),
+            normalisation=finish.normalisation,
         ),
         Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="pillow"),
         Origin(request.model_path, {"torch": torch.__version__, "timm": timm.__version__}),
@@ -80,7 +84,9 @@ def load(request: LoadRequest) -> TorchEncoder:
 
     # Without a CUDA graph: some of timm's models wait for the device, and a recording that fails for that leaves
     # torch's memory allocator in a state in which it gives no memory back.
-    return TorchEncoder(identity, preprocessing, forward, device, torch_dtype(precision), Slices.of(device, cpu=4))
+    return TorchEncoder(
+        identity, preprocessing, finish.wrap(forward), device, torch_dtype(precision), Slices.of(device, cpu=4)
+    )
 
 
 def read_preprocessing(module: Any, model_path: str) -> Preprocessing:

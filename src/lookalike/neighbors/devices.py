@@ -44,12 +44,14 @@ def choose_devices(wanted: str, products: float = 0.0) -> list[str]:
 
 def _first_card(devices: list[str]) -> list[str]:
     """The first CUDA device, where the kernels run on it; dealing to several has to be asked for."""
+    cards = [device for device in devices if device.startswith("cuda")][:1]
+    if not cards:
+        return ["cpu"]  # without loading torch, which takes seconds and half a gigabyte
     import torch
 
     from lookalike.neighbors.cuda.products import has_kernels
 
-    cards = [device for device in devices if device.startswith("cuda")][:1]
-    return cards if cards and has_kernels(torch.device(cards[0])) else ["cpu"]
+    return cards if has_kernels(torch.device(cards[0])) else ["cpu"]
 
 
 def make_finder(targets: Floats, metric: str, k: int, devices: list[str]) -> Finder:

@@ -37,7 +37,7 @@ def check_sides(config: RunConfig, sides: Sequence[Side]) -> None:
     """Refuse inputs that cannot be embedded or compared with these settings; loads no model."""
     images = [side for side in sides if not side.is_ready]
     if images:
-        check_model(config.model, config.model_path, config.model_config_path, config.architecture)
+        check_model(config.embedding("", ""))
         _check_snapshot(config.model_path)
     for side in sides:
         if side.has_label:
