@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print and save."""
+    from lookalike.encoders.load import choose_devices
+
+    choose_devices("cuda", "torch")  # before CUDA begins, as in a run of its own: it asks for 32 hardware queues
     import torch
 
     from benchmarks.embed import MODELS

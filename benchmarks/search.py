@@ -35,6 +35,8 @@ SETTINGS = (
     Setting(1_000_000, 5, "euclidean", _WAYS),
     Setting(1_000_000, 50, "euclidean", _WAYS),
 )
+#: Ways that can be left out: they change how much memory the others find, and what is in the processor's caches.
+_MORE = ("torch", "scikit-learn")
 #: What the options choose among.
 _CHOICES = ("sources", "topn", "metric")
 #: Sources and targets of a warm-up.
@@ -48,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in _CHOICES:
         known = sorted({getattr(setting, name) for setting in SETTINGS})
         parser.add_argument(f"--{name}", type=type(known[0]), nargs="+", default=known, choices=known)
+    parser.add_argument("--ways", nargs="+", default=_MORE, choices=_MORE, help="beside the products, lookalike, faiss")
     parser.add_argument("--targets", type=int, default=1_000)
     parser.add_argument("--dimension", type=int, default=768)
     parser.add_argument("--repeat", type=int, default=3, help="turns")
@@ -61,7 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     for setting in SETTINGS:
         if any(getattr(setting, name) not in getattr(arguments, name) for name in _CHOICES):
             continue
-        asked = {**asdict(setting), "targets": arguments.targets, "dimension": arguments.dimension}
+        ways = [way for way in setting.ways if way not in _MORE or way in arguments.ways]
+        asked = {**asdict(setting), "ways": ways, "targets": arguments.targets, "dimension": arguments.dimension}
         given = json.dumps(asked)
         timed = measure_in_child("benchmarks.search", "time", given, str(arguments.repeat), str(arguments.limit))
         peaks = [measure_in_child("benchmarks.search", "peak", given, way) for way in ("lookalike", "faiss")]
@@ -71,7 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
             print("slower than it should be: look at the kernels above before the ratios below.")
         results.append({**asked, **timed, "megabytes_over_data": {key: one[key] for one in peaks for key in one}})
         _print(results[-1])
-        save("search", {"at_most": TARGETS, "settings": results})  # a run that is stopped keeps what it has
+        name = "search" if set(arguments.ways) == set(_MORE) else f"search-{'-'.join(arguments.ways)}"
+        save(name, {"at_most": TARGETS, "settings": results})  # a run that is stopped keeps what it has
 
 
 def _print(result: dict[str, Any]) -> None:

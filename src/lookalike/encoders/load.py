@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
 import sys
 from dataclasses import replace
@@ -13,6 +14,8 @@ from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
 from lookalike.encoders.families import FAMILIES, canonical_model
 from lookalike.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 _TAO_SUFFIXES = frozenset({".pth", ".ckpt"})
 #: How many hardware queues a CUDA process has for its streams (CUDA C++ Programming Guide, "Environment variables").
@@ -72,6 +75,8 @@ def choose_devices(wanted: str, runtime: str) -> list[str]:
     # 400 while a model's CUDA graph runs on an H100; 32 is the most. CUDA reads it once, when it begins.
     if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized():
         os.environ.setdefault(_QUEUES, "32")
+    elif _QUEUES not in os.environ:
+        log.info("CUDA had begun before: set %s=32 earlier, or embedding may take twice as long", _QUEUES)
     if wanted == "cpu" or (wanted == "auto" and has_no_gpu()):
         return ["cpu"]  # without loading torch, which takes seconds
     import torch
