@@ -29,8 +29,10 @@ def test_streams_of_cuda_get_queues_of_their_own(runtime, given, expected):
 def test_the_processor_is_found_to_be_all_there_is_without_torch():
     """Where that is certain; torch, asked in the same process afterwards, agrees."""
     program = """import sys
+import lookalike.neighbors.devices as places
 from lookalike.encoders.load import choose_device, choose_devices, has_no_gpu
 early = choose_devices("auto", "torch")
+places.choose_devices("auto", 1e15)  # a search as large as they come
 print(has_no_gpu() == ("torch" not in sys.modules), early[0] == str(choose_device("auto")))
 print(choose_devices("cpu", "torch"))
 """
