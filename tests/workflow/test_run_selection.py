@@ -1,8 +1,10 @@
 """A run that selects by score: its record, its tables, what became of every pool image, and the history."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -160,6 +162,69 @@ def test_weights_that_are_no_numbers(place):
     ):
         with pytest.raises(lookalike.LookalikeError, match=words):
             run(run_dir=f"run-{len(words)}", **settings)
+
+
+def test_a_column_that_is_missing_and_a_ledger_that_cannot_be_are_refused_before_any_work(place):
+    (place / "file").write_text("in the way")
+    for settings, words in (
+        ({"target_weight_column": "weakness"}, "has no column 'weakness'"),
+        ({"history": "file/history.json"}, "file"),
+    ):
+        with pytest.raises(lookalike.LookalikeError, match=words) as error:
+            run(run_dir="run", **settings)
+        assert "--resume" not in " ".join(getattr(error.value, "__notes__", []))
+        assert not (place / "run").exists()
+
+
+def commands_of(report):
+    """The searches that a report recommends."""
+    lines = (line.strip() for line in report.read_text().splitlines())
+    return [shlex.split(line) for line in lines if line.startswith("tmm nearest_neighbors")]
+
+
+@pytest.mark.parametrize("settings", [{"scoring": "nearest"}, {"budget": 20}, {}], ids=str)
+def test_a_search_that_the_report_recommends_keeps_out_what_the_run_kept_out(place, settings, run_command):
+    tests = pq.read_table("pool.parquet").slice(0, 10)
+    pq.write_table(tests, "tests.parquet")
+    done = run(run_dir="run", protect="tests.parquet", topn=2, **settings)
+    barred = set(pq.read_table(done.folder.excluded).column("filepath").to_pylist())
+    assert barred > set(tests.column("filepath").to_pylist())
+    (command,) = commands_of(done.report)
+    assert run_command(*command).returncode == 0
+    again = next(Path(word.partition("=")[2]) for word in command if word.startswith("output_parquet="))
+    found = pq.read_table(again).column("filepath").to_pylist()
+    assert len(found) > done.counts.unique
+    assert not barred & set(found)
+    report = done.report.read_text()
+    left = ", ".join(f"{rule} {number}" for rule, number in done.record.excluded["rules"].items())
+    assert f"searched {120 - len(barred)} pool images ({len(barred)} more were left out: {left})" in report
+    assert f"No: {120 - len(barred) - done.counts.unique} pool images not mined yet" in report
+    assert "nearly exhausted" not in report
+
+
+def test_a_report_tells_labels_that_do_not_meet_and_a_pool_that_is_barred(place):
+    targets = pq.read_table("targets.parquet").drop_columns("label")
+    pq.write_table(targets.append_column("label", [["other"] * 12]), "targets.parquet")
+    report = run(run_dir="labels", filter_by_label="true").report.read_text()
+    assert "no target's label occurs in the pool, and `filter_by_label` allows no other" in report
+    assert "The same search among all labels:" in report
+    report = run(run_dir="barred", exclude="pool.parquet").report.read_text()
+    assert "all 120 pool images were left out" in report
+    assert "Yes: every pool image was left out" in report
+
+
+def test_a_run_that_the_ledger_stopped_is_unfinished(place, monkeypatch):
+    from lookalike.workflow import run as run_module
+
+    def late(*arguments):
+        raise lookalike.TableError("another run", where="ledger")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "remember", late)
+        with pytest.raises(lookalike.TableError):
+            run(run_dir="run", history="history.json")
+    assert not (place / "run" / "Mining_Report.md").exists()
+    assert "unfinished" in [finding.rule for finding in check_run("run")]
 
 
 def test_a_pool_that_is_excluded_as_a_whole(place):

@@ -64,9 +64,13 @@ def _augment(facts: Facts) -> Action:
 
 def _again(facts: Facts) -> tuple[str, list[str]]:
     """The search again, with the rule that dropped most switched off: what that is, and the command."""
+    if not facts.searched:
+        return "Mine another pool, or, if the targets may be mined themselves, add `self_match=keep`.", []
     worst = max(facts.outcomes, key=lambda name: facts.outcomes[name])
     if facts.setting("within_label"):
         return "The same search among all labels:", [_search(facts, within_label="false")]
+    if facts.by_score and facts.wants_label_filter and not facts.pairs:
+        return "The same search among all labels:", [_search(facts, filter_by_label="false")]
     if worst == Outcome.OVER_DISTANCE:
         return "The same search without a threshold:", [_search(facts, distance_threshold="-1.0")]
     if worst == Outcome.LABEL_MISMATCH:
@@ -79,8 +83,14 @@ def _exhausted(facts: Facts) -> Action:
     if facts.exhausted and facts.mined:
         text = f"Yes: {why_exhausted(facts)}. More neighbours per target would add little; add new images to the pool."
         return Action("Pool exhausted", text)
-    text = f"No: {count(facts.record.pool.embedded - facts.mined, 'pool image')} not mined yet."
-    more = min(2 * facts.topn, facts.record.pool.embedded)
+    if not facts.searched:
+        return Action("Pool exhausted", "Yes: every pool image was left out, so that nothing could be mined.")
+    text = f"No: {count(facts.searched - facts.mined, 'pool image')} not mined yet."
+    budget = facts.setting("budget")
+    if budget and facts.mined:
+        text += " To get more, search again with a larger `budget`; no image is embedded again:"
+        return Action("Pool exhausted", text, [_search(facts, budget=str(min(2 * facts.mined, facts.searched)))])
+    more = min(2 * facts.topn, facts.searched)
     if more == facts.topn or not facts.mined:
         return Action("Pool exhausted", text)
     text += " To get more, search again with a larger `topn`; no image is embedded again:"
@@ -91,7 +101,11 @@ def _noop(facts: Facts) -> Action:
     if not facts.wants_label_filter:
         text = "Not applicable: `filter_by_label` was off, so the labels of a pair may differ."
     elif not facts.filter_was_noop:
-        text = "No: the label filter kept images of other labels out, see the counts above."
+        text = (
+            "No: every target was searched among the pool images of its own label only."
+            if facts.by_score
+            else "No: the label filter kept images of other labels out, see the counts above."
+        )
     else:
         text = f"Yes: {why_noop(facts)}."
         if not facts.filter_ran:
@@ -160,6 +174,10 @@ def _search(facts: Facts, **changed: str) -> str:
     for name, default in facts.defaults.items():
         if name in _CARRIED and facts.setting(name) != default:
             words[name] = str(facts.setting(name)).lower()
+    # What may not be mined has other names in a run's settings; its folder has the lists that came of them.
+    for name, file in (("exclude_path", facts.folder.excluded), ("avoid_parquet", facts.folder.avoid)):
+        if file.exists():
+            words[name] = str(folder / file.name)
     words |= changed
     if changed.get("within_label") == "false":
         del words["within_label"]

@@ -213,9 +213,24 @@ class Facts:
         return self.wants_label_filter and not self.record.counts.get("label_mismatches")
 
     @property
+    def barred(self) -> int:
+        """Pool images that were left out of the search."""
+        return int((self.record.excluded or {}).get("images", 0))
+
+    @property
+    def searched(self) -> int:
+        """Pool images that were searched."""
+        return self.record.pool.embedded - self.barred
+
+    @property
+    def by_score(self) -> bool:
+        """Whether images were selected by a score within a budget, not as the nearest of every target."""
+        return self.record.selection is not None
+
+    @property
     def mined_share(self) -> float:
-        """Share of the pool that is mined."""
-        return self.mined / max(1, self.record.pool.embedded)
+        """Share of the pool images that were searched that is mined."""
+        return self.mined / max(1, self.searched)
 
     @property
     def duplicate_share(self) -> float:
@@ -225,8 +240,12 @@ class Facts:
 
     @property
     def exhausted(self) -> bool:
-        """Whether there is not much left to find."""
-        return self.mined_share >= MINED_SHARE or self.duplicate_share > DUPLICATE_SHARE
+        """Whether there is not much left to find.
+
+        Duplicates tell that only where the nearest of every target are mined: by score, an image that is kept is a
+        duplicate for all the other targets among whose candidates it is.
+        """
+        return self.mined_share >= MINED_SHARE or (not self.by_score and self.duplicate_share > DUPLICATE_SHARE)
 
     @property
     def all_unrelated(self) -> bool:

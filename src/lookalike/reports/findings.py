@@ -172,8 +172,12 @@ def _images(facts: Facts, room: Room) -> Iterator[str]:
 def why_empty(facts: Facts) -> str:
     """Why nothing was mined."""
     if not facts.pairs:
+        if not facts.searched:
+            return f"all {count(facts.barred, 'pool image')} were left out, by the rules in `excluded.parquet`"
         if facts.setting("within_label"):
             return "no target's label occurs in the pool, and `within_label` allows no other"
+        if facts.by_score and facts.wants_label_filter:
+            return "no target's label occurs in the pool, and `filter_by_label` allows no other"
         return "the search returned no pairs"
     name, dropped = max(facts.outcomes.items(), key=lambda outcome: outcome[1])
     return f"the search returned {count(facts.pairs, 'pair')}, and the rule `{name}` alone dropped {dropped}"
@@ -189,9 +193,12 @@ def why_noop(facts: Facts) -> str:
 
 
 def why_exhausted(facts: Facts) -> str:
-    """The two shares that tell how much of the pool is left."""
+    """The shares that tell how much of the pool is left."""
+    mined = f"{_percent(facts.mined_share)} of what was searched is mined (limit {_percent(MINED_SHARE)})"
+    if facts.by_score:
+        return mined
     return (
-        f"{_percent(facts.mined_share)} of it is mined (limit {_percent(MINED_SHARE)}), and "
+        f"{mined}, and "
         f"{_percent(facts.duplicate_share)} of the candidates were duplicates of an earlier one "
         f"(limit {_percent(DUPLICATE_SHARE)})"
     )

@@ -93,6 +93,7 @@ def render(facts: Facts, room: Room) -> str:
         "findings": findings.own,
         "warnings": findings.warnings[: room.items],
         "more_warnings": len(findings.warnings[room.items :]),
+        "left_out": ", ".join(f"{rule} {number}" for rule, number in (record.excluded or {}).get("rules", {}).items()),
         "inputs": _inputs(facts, value),
         "input_note": _input_note(facts),
         "encoders": _encoders(facts, value),

@@ -13,6 +13,7 @@ from lookalike.workflow.checks import artifacts, specs
 from lookalike.workflow.checks.finding import Finding, Rule, error, some, warning
 from lookalike.workflow.checks.report import check_report, linked_files, read_report
 from lookalike.workflow.checks.summary import DROPPED_BY, Summary, check_sums, dropped_by, read_summary
+from lookalike.workflow.run_state import is_unfinished
 
 if TYPE_CHECKING:
     from lookalike.workflow.checks.pairs import Pairs
@@ -47,6 +48,9 @@ def check_run(path: str | Path) -> list[Finding]:
         hint = f"go on with it: lookalike mine --resume {folder.path}"
         return [error(Rule.UNFINISHED, message, str(folder.path), hint)]
     record, findings = _read_record(folder)
+    if is_unfinished(folder):
+        hint = f"go on with it: lookalike mine --resume {folder.path}"
+        findings.append(error(Rule.UNFINISHED, "the run was stopped before its end", str(folder.path), hint))
     report, unreadable = read_report(folder.report) if folder.report.is_file() else ("", [])
     if record:
         findings += artifacts.check_own_files(folder, (*linked_files(report), *record.files))

@@ -176,7 +176,7 @@ FAILURES = (
     ),
     Failure(
         "overlap",
-        r"[1-9]\d* of \d+ targets are in the pool, too",
+        r"[1-9]\d* of \d+ targets are in the pool, too[^\n]*nearest image is themselves",
         "targets are in the pool: their nearest image is themselves, and it is mined",
         "take those rows out of the pool, or tell the user how many mined images are targets",
     ),

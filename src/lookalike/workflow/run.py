@@ -351,7 +351,8 @@ def _working(folder: RunFolder, run_log: RunLog) -> Iterator[None]:
             yield
         except BaseException as error:
             run_log.write(f"stopped by {type(error).__name__}: {error}")
-            if is_unfinished(folder):
+            # Settings that cannot be right stay so: a run that goes on has those that it was begun with.
+            if is_unfinished(folder) and not isinstance(error, ConfigError):
                 place = shlex.quote(str(folder.path))
                 error.add_note(f"Nothing is lost: what is finished is kept in {place}")
                 error.add_note(f"The run is not finished; to go on: lookalike mine --resume {place}")
@@ -405,8 +406,8 @@ def _work(job: _Run, sides: tuple[Side, Side]) -> RunResult:
     write_specs(folder, config, *sides, job.state.cwd)
     write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds, excluded_record(folder, bars)))
     plots, gallery = _draw(job)
+    remember(config, folder, history, mined)  # before the report, which says that the run is complete
     record, report = _report(job, (*plots, *gallery))
-    remember(config, folder, history, mined)
     forget_state(folder)
     return RunResult(folder, record, mined.counts, mined.warnings, plots, gallery, report)
 

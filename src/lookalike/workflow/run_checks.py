@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from lookalike.config.schemas import RunConfig
 from lookalike.embedding.images import check_embedding
@@ -51,11 +52,31 @@ def check_sides(config: RunConfig, sides: Sequence[Side]) -> None:
         if config.mining("", "", "").filters_by_label:
             log.warning("%s: filter_by_label is on, and the side of the %s has no column 'label'", side.path, side.name)
     _check_alike(*sides)
+    _check_columns(config, sides[0])
     for side in images:
         check_files(side, config)
     if images:
         check_embedding(config.embedding("", ""))
     devices.choose_devices(config.search_device)
+
+
+def _check_columns(config: RunConfig, targets: Side) -> None:
+    """Refuse settings that count on a column that the targets lack: the search would find out after the embedding."""
+    needed = [("target_weight_column", config.target_weight_column)]
+    needed += [("max_per_label", "label")] if config.max_per_label else []
+    if targets.table is not None:
+        there = targets.table.column_names
+    elif Path(targets.path).is_file():
+        there = pq.read_schema(targets.path).names
+    else:
+        return  # a folder of tables is looked at when it is read
+    for key, column in needed:
+        if column and column not in there:
+            raise ConfigError(
+                f"{key} needs a column, and the table has no column {column!r}",
+                where=targets.path,
+                hint="add the column to the table of the targets, or leave the setting out",
+            )
 
 
 def load(config: RunConfig, sides: Sequence[Side], remember: bool = True) -> Encoder | None:
