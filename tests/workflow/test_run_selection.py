@@ -190,7 +190,7 @@ def test_a_search_that_the_report_recommends_keeps_out_what_the_run_kept_out(pla
     barred = set(pq.read_table(done.folder.excluded).column("filepath").to_pylist())
     assert barred > set(tests.column("filepath").to_pylist())
     (command,) = commands_of(done.report)
-    assert run_command(*command).returncode == 0
+    assert run_command(*command, cwd=place).returncode == 0
     again = next(Path(word.partition("=")[2]) for word in command if word.startswith("output_parquet="))
     found = pq.read_table(again).column("filepath").to_pylist()
     assert len(found) > done.counts.unique
