@@ -182,11 +182,11 @@ def commands_of(report):
     return [shlex.split(line) for line in lines if line.startswith("tmm nearest_neighbors")]
 
 
-@pytest.mark.parametrize("settings", [{"scoring": "nearest"}, {"budget": 20}, {}], ids=str)
+@pytest.mark.parametrize("settings", [{"scoring": "nearest", "topn": 1}, {"budget": 20}, {}], ids=str)
 def test_a_search_that_the_report_recommends_keeps_out_what_the_run_kept_out(place, settings, run_command):
     tests = pq.read_table("pool.parquet").slice(0, 10)
     pq.write_table(tests, "tests.parquet")
-    done = run(run_dir="run", protect="tests.parquet", topn=2, **settings)
+    done = run(run_dir="run", protect="tests.parquet", **{"topn": 2, **settings})
     barred = set(pq.read_table(done.folder.excluded).column("filepath").to_pylist())
     assert barred > set(tests.column("filepath").to_pylist())
     (command,) = commands_of(done.report)

@@ -1,0 +1,326 @@
+"""What the selection finds on real images: precision, targets served, redundancy, and what `auto` chose.
+
+Images of a class are drawn as targets, everything else is the pool, and what is kept is counted. The classes are only
+used for counting. Every option keeps as many images as plain top-5 gives; where the class is thinned, as many as there
+are members left, so that precision is also recall.
+
+Both datasets and the encoder are those of `lookalike demo`. Every worker has one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.common import save
+
+#: The class's share of the pool where it is thinned.
+THIN = 0.02
+#: Fewer members of the class than this in the pool are too few to count.
+_LEAST = 8
+_TOPN = 5
+_SETS = ("solar", "mono", "local", "global", "any")
+TITLES = {
+    "solar": "solar cells, defective",
+    "mono": "mono cells only, defective",
+    "local": "textile, local defects",
+    "global": "textile, global defects",
+    "any": "textile, any defect",
+}
+
+
+class Case(NamedTuple):
+    """What is drawn: a set, how many targets, the class thinned or not, and the seed."""
+
+    name: str
+    targets: int
+    thinned: bool
+    draw: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m benchmarks selection`."""
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--targets", type=int, nargs="+", default=[10, 30, 100])
+    parser.add_argument("--sets", nargs="+", default=list(_SETS), choices=_SETS)
+    parser.add_argument(
+        "--folder", type=Path, help="for the embeddings, which stay there; a temporary one if not given"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Embed, draw, select, count, print and save."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        arrays = _embedded(folder)
+        np.savez(Path(temporary) / "sets.npz", **arrays)
+        embedding = time.perf_counter() - started
+        cases = [
+            Case(name, targets, thinned, draw)
+            for name in arguments.sets
+            for thinned in (False, True)
+            for targets in arguments.targets
+            for draw in range(arguments.draws)
+        ]
+        context = multiprocessing.get_context("spawn")
+        queue, cores = context.Queue(), sorted(os.sched_getaffinity(0))
+        for core in cores:
+            queue.put(core)
+        with context.Pool(len(cores), _pin, (queue, str(Path(temporary) / "sets.npz"))) as workers:
+            results = [one for one in workers.imap(_measure, cases) if one]
+    groups = _grouped(results)
+    result = {
+        "draws": arguments.draws,
+        "thinned_share": THIN,
+        "seconds": {"embedding": embedding, "all": time.perf_counter() - started},
+        "groups": groups,
+    }
+    print(tables(result))
+    save("selection", result)
+
+
+def _embedded(folder: Path) -> dict[str, Any]:
+    """Vectors and class membership of every set; embedded once in a folder."""
+    import pyarrow.parquet as pq
+
+    from lookalike.embedding.images import embed_images
+    from lookalike.tables.embedding_stream import read_embedding_table
+    from lookalike.tables.pair_table import write_table
+    from lookalike.workflow.demo_data import DATASETS, GOOD, write_encoder
+
+    arrays = {}
+    for name, dataset in DATASETS.items():
+        images, output = folder / f"{name}.parquet", folder / f"{name}_embeddings.parquet"
+        if not output.exists():
+            write_table(dataset().table, images)
+            encoder = write_encoder(folder / "encoder")
+            embed_images(images, output, "timm", str(encoder), cache_dir="off")
+        vectors = read_embedding_table(str(output), "embedding").vectors
+        table = pq.read_table(images)
+        labels = np.array(table.column("label").to_pylist())
+        if name == "solar":
+            mono = np.array(table.column("cell_type").to_pylist()) == "mono"
+            parts = {"solar": (vectors, labels != GOOD), "mono": (vectors[mono], labels[mono] != GOOD)}
+        else:
+            parts = {kind: (vectors, labels == kind) for kind in ("local", "global")}
+            parts = {
+                kind: (vectors[member | (labels == GOOD)], member[member | (labels == GOOD)])
+                for kind, (_, member) in parts.items()
+            }
+            parts["any"] = (vectors, labels != GOOD)
+        for part, (matrix, member) in parts.items():
+            arrays[f"{part}_vectors"], arrays[f"{part}_member"] = matrix, member
+    return arrays
+
+
+_ARRAYS: dict[str, Any] = {}
+
+
+def _pin(queue: Any, path: str) -> None:
+    """Give a worker one core, and the arrays."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.sched_setaffinity(0, {queue.get()})
+    _ARRAYS.update(np.load(path))
+
+
+def _draw(case: Case) -> tuple[Any, Any, Any] | None:
+    """Targets, pool, and which pool images belong to the class; None where too few are left."""
+    vectors, member = _ARRAYS[f"{case.name}_vectors"], _ARRAYS[f"{case.name}_member"]
+    random = np.random.default_rng(case.draw)
+    drawn = random.permutation(np.flatnonzero(member))
+    targets, left = drawn[: case.targets], drawn[case.targets :]
+    others = np.flatnonzero(~member)
+    if case.thinned:
+        left = left[: round(THIN * len(others) / (1 - THIN))]
+    if len(left) < _LEAST:
+        return None
+    pool = np.sort(np.concatenate([left, others]))
+    return vectors[np.sort(targets)], vectors[pool], member[pool]
+
+
+def _measure(case: Case) -> dict[str, Any] | None:
+    """All options, and `auto`, on one draw."""
+    from lookalike.config.schemas import ScoringConfig
+    from lookalike.neighbors.search import nearest_neighbors
+    from lookalike.neighbors.sides import ArraySide
+    from lookalike.selection.coverage import Limits, cover
+    from lookalike.selection.passes import Scorer, learn, score_pool
+    from lookalike.selection.scored import LADDER, Option, pairs_of, score_by_rank, select_scored
+    from lookalike.selection.space import Whitening, blocks
+
+    drawn = _draw(case)
+    if drawn is None:
+        return None
+    targets, pool, member = drawn
+    config = ScoringConfig(topn=_TOPN, seed=case.draw)
+    lists = nearest_neighbors(targets, pool, 64, config.knn_metric)
+    budget = int(member.sum()) if case.thinned else len(np.unique(lists.rows[:, :_TOPN]))
+    started = time.perf_counter()
+    auto = select_scored(targets, pool, replace(config, budget=budget))
+    seconds = time.perf_counter() - started
+
+    side = ArraySide(pool, "pool")
+    moments, background = learn(side, None, len(pool), config.background, 0)
+    whitening = Whitening.of(moments, max(LADDER))
+    weights, labels = np.ones(len(targets)), np.zeros(len(targets), np.int64)
+    near = lists._replace(rows=lists.rows[:, : config.candidates], distances=lists.distances[:, : config.candidates])
+    options = [Option("nearest", 0)]
+    options += [Option(scoring, number) for scoring in ("density_ratio", "lda") for number in LADDER]
+    found: dict[str, Any] = {}
+    images = score_pool(side, None, targets, config.knn_metric, ["cpu"], None)
+    for option in options:
+        plain = option.scoring == "nearest"
+        if plain:
+            score_by_rank(images.scores, lists)
+        else:
+            scorer = Scorer(whitening, option, targets, weights, background, ["cpu"])
+            images.scores[:] = np.concatenate([scorer.scores(*block) for block in blocks(side, None)])
+        for floor in (0, 1):
+            covered = cover(pairs_of(lists if plain else near), images, labels, Limits(budget, floor))
+            kept = covered.pairs.rows[covered.outcomes == 0]
+            assert len(kept) == budget
+            found[f"{option}{' + floor' if floor else ''}"] = _counted(kept, covered.own, pool, member)
+            if floor and option == auto.choice.option:
+                assert set(kept.tolist()) == set(auto.kept_rows.tolist()), "auto is not the option that it chose"
+    return {
+        "case": case._asdict(),
+        "pool": len(pool),
+        "share": float(member.mean()),
+        "yield": budget,
+        "seconds": seconds,
+        "chosen": str(auto.choice.option),
+        "found": found,
+    }
+
+
+def _counted(kept: Any, own: Any, pool: Any, member: Any) -> dict[str, float]:
+    """Precision, targets served, and how alike the kept images are."""
+    units = pool[kept] / np.maximum(np.linalg.norm(pool[kept], axis=1, keepdims=True), 1e-12)
+    cosines = units @ units.T
+    np.fill_diagonal(cosines, -1)
+    return {
+        "precision": float(member[kept].mean()),
+        "served": float((own > 0).mean()),
+        "redundancy": float(cosines.max(axis=1).mean()),
+    }
+
+
+def _grouped(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means and spreads over the draws of each set, number of targets and share."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in results:
+        case = one["case"]
+        groups.setdefault((case["name"], case["thinned"], case["targets"]), []).append(one)
+    return [
+        {"set": name, "thinned": thinned, "targets": targets, **_group(draws)}
+        for (name, thinned, targets), draws in groups.items()
+    ]
+
+
+def _group(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    ways = {way: _spread([one["found"][way] for one in draws]) for way in draws[0]["found"]}
+    for floor in ("", " + floor"):
+        ways[f"auto{floor}"] = _spread([one["found"][one["chosen"] + floor] for one in draws])
+    free = [way for way in draws[0]["found"] if "floor" not in way]
+    fixed = max(free, key=lambda way: ways[way]["precision"]["mean"])
+    best = [max(one["found"][way]["precision"] for way in free) for one in draws]
+    chosen = [one["found"][one["chosen"]]["precision"] for one in draws]
+    return {
+        "draws": len(draws),
+        "pool": float(np.mean([one["pool"] for one in draws])),
+        "share": float(np.mean([one["share"] for one in draws])),
+        "yield": float(np.mean([one["yield"] for one in draws])),
+        "seconds": {"mean": float(np.mean([s["seconds"] for s in draws])), "max": max(s["seconds"] for s in draws)},
+        "chosen": dict(Counter(one["chosen"] for one in draws).most_common()),
+        "best": {"option": fixed, "precision": ways[fixed]["precision"]["mean"]},
+        "regret": {
+            "of_each_draw": float(np.mean(best) - np.mean(chosen)),
+            "of_the_best_option": ways[fixed]["precision"]["mean"] - float(np.mean(chosen)),
+        },
+        "ways": ways,
+    }
+
+
+def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation of every figure."""
+    return {
+        key: {
+            "mean": float(np.mean([one[key] for one in found])),
+            "deviation": float(np.std([one[key] for one in found])),
+        }
+        for key in found[0]
+    }
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The tables of `docs/selection.md`, as Markdown."""
+    shares = [_table_of_shares(result, thinned) for thinned in (False, True)]
+    return "\n\n".join([*shares, _table_of_choices(result), _table_of_options(result)])
+
+
+def _table_of_shares(result: dict[str, Any], thinned: bool) -> str:
+    """Precision, targets served and redundancy of plain top-5 and of auto."""
+    lines = [
+        "| set | targets | share | kept | plain | auto | auto + floor | best option | served: plain / auto / + floor |"
+        " redundancy: plain / auto + floor |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for group in result["groups"]:
+        if group["thinned"] == thinned:
+            ways = group["ways"]
+            three = [ways[way] for way in ("nearest", "auto", "auto + floor")]
+            precision = " | ".join(
+                f"{way['precision']['mean']:.2f} ± {way['precision']['deviation']:.2f}" for way in three
+            )
+            served = " / ".join(f"{way['served']['mean']:.2f}" for way in three)
+            redundancy = " / ".join(f"{way['redundancy']['mean']:.2f}" for way in (three[0], three[2]))
+            best = f"{group['best']['precision']:.2f} ({group['best']['option']})"
+            lines.append(
+                f"| {TITLES[group['set']]} | {group['targets']} | {group['share']:.3f} | {group['yield']:.0f} | "
+                f"{precision} | {best} | {served} | {redundancy} |"
+            )
+    return "\n".join(lines)
+
+
+def _table_of_choices(result: dict[str, Any]) -> str:
+    """What auto chose, what it cost against hindsight, and the seconds."""
+    lines = [
+        "| set | targets | thinned | auto chose (of the draws) | regret: best of the set / of each draw | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for group in result["groups"]:
+        chosen = list(group["chosen"].items())
+        text = "; ".join(f"{option}: {count}" for option, count in chosen[:3])
+        text += f"; {len(chosen) - 3} others" if len(chosen) > 3 else ""
+        regret = group["regret"]
+        lines.append(
+            f"| {TITLES[group['set']]} | {group['targets']} | {'yes' if group['thinned'] else 'no'} | {text} | "
+            f"{regret['of_the_best_option']:.3f} / {regret['of_each_draw']:.3f} | {group['seconds']['mean']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _table_of_options(result: dict[str, Any]) -> str:
+    """Precision of every option without a floor."""
+    options = [way for way in result["groups"][0]["ways"] if "floor" not in way and way != "auto"]
+    short = [
+        way.replace("density_ratio, ", "dr ").replace("lda, ", "lda ").replace(" components", "") for way in options
+    ]
+    lines = [f"| set | targets | thinned | {' | '.join(short)} |", "|---" * (3 + len(options)) + "|"]
+    for group in result["groups"]:
+        figures = [group["ways"][way]["precision"] for way in options]
+        cells = " | ".join(f"{one['mean']:.2f} ± {one['deviation']:.2f}" for one in figures)
+        thinned = "yes" if group["thinned"] else "no"
+        lines.append(f"| {TITLES[group['set']]} | {group['targets']} | {thinned} | {cells} |")
+    return "\n".join(lines)

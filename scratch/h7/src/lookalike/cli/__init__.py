@@ -1,0 +1,1 @@
+"""The commands: `lookalike`, `embedding`, `tmm`. They parse, call and print; they decide nothing."""

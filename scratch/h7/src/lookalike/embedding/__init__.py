@@ -1,0 +1,1 @@
+"""The embedding engine: read ahead, decode, batch, forward, write."""

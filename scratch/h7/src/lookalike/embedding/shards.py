@@ -1,0 +1,213 @@
+"""Finished work on disk: shards with a marker, so that a killed run goes on where it was.
+
+Beside the output stands, while a run is under way, a hidden folder::
+
+    .pool.parquet.work/
+      lock                  held by the process that writes; a second one stops with an error
+      plan.json             what the run does: input, encoder, settings
+      shard-00000.parquet   rows and vectors of the first rows of the input
+      shard-00000.json      its marker, written last: a shard without one does not exist
+
+A shard is taken over only when the plan is the same and its files have the same size and time as then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lookalike.embedding.engine import Shard
+from lookalike.errors import TableError
+from lookalike.images.outcome import QuarantinedImage, Reason
+from lookalike.tables.atomic import atomic_path
+from lookalike.tables.vectors import list_array
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What must be equal for a shard of an earlier run to be taken over.
+
+    Attributes
+    ----------
+    inputs:
+        Digest of the paths, in order.
+    encoder:
+        Fingerprint of the encoder.
+    numerics:
+        How it computes.
+    settings:
+        What else a vector or a quarantine depends on: batch size, rows of a shard, bounds.
+    """
+
+    inputs: str
+    encoder: str
+    numerics: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def digest_of(filepaths: Sequence[str]) -> str:
+    """SHA-256 over paths in order."""
+    digest = hashlib.sha256()
+    for path in filepaths:
+        digest.update(path.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+class Workplace:
+    """The hidden folder of one output; a context manager that holds its lock.
+
+    Parameters
+    ----------
+    output:
+        The table that is being made.
+    plan:
+        What this run does.
+    filepaths:
+        All paths of the input.
+    shard_rows:
+        Rows of a shard.
+
+    Raises
+    ------
+    TableError
+        On entry, when another process is writing the same output.
+    """
+
+    def __init__(self, output: Path, plan: Plan, filepaths: Sequence[str], shard_rows: int) -> None:
+        self.spans = [
+            range(first, min(first + shard_rows, len(filepaths))) for first in range(0, len(filepaths), shard_rows)
+        ]
+        self._shard_rows = shard_rows
+        self._output = output
+        self._folder = output.with_name(f".{output.name}.work")
+        self._plan = plan
+        self._filepaths = filepaths
+        self._lock = filelock.FileLock(self._folder / "lock")
+        self._states: dict[range, str] = {}
+
+    def __enter__(self) -> Workplace:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise TableError(
+                "another process is writing this output",
+                where=str(self._output),
+                hint="wait for it to end, or choose another output",
+            ) from error
+        self._adopt_or_discard()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What a failed run finished stays for the next one; a folder without a finished shard is of no use.
+        if kind is None or not self._markers():
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.release()
+
+    def discard(self) -> None:
+        """Forget what is finished: the next run begins anew."""
+        for file in self._folder.glob("shard-*"):
+            file.unlink()
+
+    def pending(self) -> list[range]:
+        """The spans that are still to be embedded."""
+        return [span for span in self.spans if not self._is_finished(span)]
+
+    def begin(self, span: range) -> None:
+        """Note the state of a span's files, before the first of them is read."""
+        self._states[span] = self._state_of(span)
+
+    def commit(self, shard: Shard) -> None:
+        """Write a shard, then its marker."""
+        table = pa.table({"row": pa.array(shard.rows), "embedding": list_array(shard.vectors)})
+        with atomic_path(self._file(shard.span, "parquet")) as temporary:
+            pq.write_table(table, temporary, compression="none", use_dictionary=False)
+        marker = {
+            "files": self._states.pop(shard.span),
+            "clipped": shard.clipped,
+            "quarantined": [asdict(image) for image in shard.quarantined],
+        }
+        with atomic_path(self._file(shard.span, "json")) as temporary:
+            temporary.write_text(json.dumps(marker), encoding="utf-8")
+
+    def shards(self) -> Iterator[Shard]:
+        """Read the finished shards back, in order, one at a time."""
+        for span in self.spans:
+            marker = self._marker(span)
+            assert marker is not None, f"shard {span} was not committed"
+            table = pq.read_table(self._file(span, "parquet"))
+            rows = table.column("row").to_numpy()
+            values = table.column("embedding").combine_chunks().flatten().to_numpy()
+            vectors = values.reshape(len(rows), -1) if len(rows) else np.empty((0, 0), np.float32)
+            quarantined = [
+                QuarantinedImage(**{**image, "reason": Reason(image["reason"])}) for image in marker["quarantined"]
+            ]
+            yield Shard(span, rows, vectors, quarantined, marker["clipped"])
+
+    def _adopt_or_discard(self) -> None:
+        """Keep what an equal run finished; say so where an earlier run was another."""
+        path = self._folder / "plan.json"
+        mine = json.loads(json.dumps(asdict(self._plan)))
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            earlier = None
+        changed = [key for key in mine if earlier is not None and mine[key] != earlier.get(key)]
+        if earlier is None or changed:
+            if changed and self._markers():
+                log.warning("%s: an unfinished run had other %s; it is discarded", self._output, ", ".join(changed))
+            self.discard()
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(mine), encoding="utf-8")
+            return
+        done = len(self.spans) - len(self.pending())
+        if done:
+            log.info(
+                "%s: going on with an unfinished run, %d of %d shards are done", self._output, done, len(self.spans)
+            )
+
+    def _is_finished(self, span: range) -> bool:
+        """Whether a shard of this span is there and its files are as they were."""
+        marker = self._marker(span)
+        return marker is not None and marker["files"] == self._state_of(span)
+
+    def _marker(self, span: range) -> dict[str, Any] | None:
+        try:
+            marker: dict[str, Any] = json.loads(self._file(span, "json").read_text(encoding="utf-8"))
+            return marker
+        except FileNotFoundError:
+            return None
+
+    def _markers(self) -> list[Path]:
+        return list(self._folder.glob("shard-*.json"))
+
+    def _file(self, span: range, ending: str) -> Path:
+        return self._folder / f"shard-{span.start // self._shard_rows:05d}.{ending}"
+
+    def _state_of(self, span: range) -> str:
+        """SHA-256 over size and time of a span's local files; a missing file has a state, too."""
+        digest = hashlib.sha256()
+        for row in span:
+            try:
+                status = os.stat(self._filepaths[row])  # noqa: PTH116 - ten times faster than Path, and there may be millions
+                digest.update(f"{status.st_size} {status.st_mtime_ns};".encode())
+            except (OSError, ValueError):  # missing, a URL, or a path with a null byte
+                digest.update(b"-;")
+        return digest.hexdigest()

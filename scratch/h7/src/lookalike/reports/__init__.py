@@ -1,0 +1,1 @@
+"""What people read: summary, report, plots, atlas, contact sheet. Reads results, computes none."""

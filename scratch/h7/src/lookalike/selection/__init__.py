@@ -1,0 +1,1 @@
+"""Which pairs are kept, and why: pure arrays, no files, no torch."""

@@ -1,0 +1,156 @@
+"""How the scoring of a selection is settled: as asked, or by targets that are hidden in the pool (`heldout`)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lookalike.config.schemas import ScoringConfig
+from lookalike.neighbors.base import Float64s, Floats
+from lookalike.neighbors.sides import Side
+from lookalike.selection.arithmetic import arithmetic_of, project
+from lookalike.selection.heldout import LEAST_TARGETS, Option, Sample, held_out
+from lookalike.selection.passes import Background, Scorer, learn
+from lookalike.selection.result import Choice, Diary
+from lookalike.selection.scoring import WHITENED
+from lookalike.selection.space import Mask, Moments, Whitening
+
+#: Numbers of components that ``components=auto`` tries.
+LADDER = (16, 32, 64, 128, 256)
+#: What is used, with density_ratio, where too few targets are there to choose.
+FALLBACK_COMPONENTS = 32
+
+
+class Chosen(NamedTuple):
+    """What scores the pool.
+
+    Attributes
+    ----------
+    scorer:
+        None: `nearest`.
+    choice:
+        Which one it is, and why.
+    background:
+        How many pool images the choice and the score look at.
+    """
+
+    scorer: Scorer | None
+    choice: Choice
+    background: int
+
+
+class Chooser:
+    """Settles what scores a pool.
+
+    Parameters
+    ----------
+    pool, excluded, allowed:
+        The pool; which rows are taken as if they were not there; how many are left.
+    targets, weights:
+        Vectors of the targets and how much each counts.
+    avoid:
+        Vectors that push images away once the scoring is settled, or None.
+    settings:
+        What is left open.
+    devices:
+        Where to search.
+    diary:
+        Where notes and seconds go.
+    """
+
+    def __init__(
+        self,
+        pool: Side,
+        excluded: Mask | None,
+        allowed: int,
+        targets: Floats,
+        weights: Float64s,
+        avoid: Floats | None,
+        settings: ScoringConfig,
+        devices: list[str],
+        diary: Diary,
+    ) -> None:
+        self._pool, self._excluded, self._allowed = pool, excluded, allowed
+        self._targets, self._weights, self._avoid = targets, weights, avoid
+        self._settings, self._devices, self._diary = settings, devices, diary
+
+    def choose(self, budget: int) -> Chosen:
+        """Settle it for so many kept images; reads the pool once, unless `nearest` is asked for."""
+        settings = self._settings
+        if settings.scoring == "nearest":
+            return Chosen(None, Choice(Option("nearest", 0), "nearest, as asked"), 0)
+        with self._diary.timed("learning the pool"):
+            moments, background = learn(self._pool, self._excluded, self._allowed, settings.background, settings.seed)
+            most = max(LADDER) if settings.components == "auto" else int(settings.components)
+            whitening = Whitening.of(moments, most)
+        with self._diary.timed("choosing"):
+            choice = self._choice(moments, whitening, background, budget)
+        if choice.option.scoring == "nearest":
+            return Chosen(None, choice, len(background.rows))
+        if choice.option.scoring == "density_ratio" and len(background.rows) < self._allowed:
+            self._diary.notes.append(
+                f"density_ratio compares with a random sample of {len(background.rows)} of {self._allowed} pool images "
+                f"(seed {settings.seed})"
+            )
+        scorer = Scorer(
+            whitening, choice.option, self._targets, self._weights, background, self._devices, self._avoid,
+            settings.avoid_weight, arithmetic_of(self._pool, self._devices),
+        )  # fmt: skip
+        return Chosen(scorer, choice, len(background.rows))
+
+    def _choice(self, moments: Moments, whitening: Whitening, background: Background, budget: int) -> Choice:
+        """One of the options that the settings leave open."""
+        settings, notes = self._settings, self._diary.notes
+        options = self._options(whitening.components)
+        if not options:
+            notes.append("the pool's vectors do not differ: they cannot be whitened, and scoring=nearest is used")
+            return Choice(Option("nearest", 0), "the pool's vectors do not differ")
+        if len(options) == 1:
+            return Choice(options[0], f"{options[0]}, as asked")
+        counted = self._weights > 0
+        if counted.sum() < LEAST_TARGETS:
+            fallback = _fallback(options)
+            reason = f"{counted.sum()} targets are too few to hide some of them ({LEAST_TARGETS} are needed)"
+            notes.append(f"scoring was not chosen by held-out targets: {reason}; {fallback} is used")
+            return Choice(fallback, reason)
+        moments.see(self._targets)
+        both = Whitening.of(moments, whitening.components)
+        sample = Sample(
+            project(both, background.vectors), project(both, self._targets[counted]),
+            background.vectors, self._targets[counted], self._weights[counted], np.arange(len(background.rows)),
+        )  # fmt: skip
+        tried = held_out(
+            sample, options, metric=settings.knn_metric, share=budget / self._allowed, splits=settings.splits,
+            seed=settings.seed, devices=self._devices,
+        )  # fmt: skip
+        ordered = tuple(sorted(tried, key=lambda one: one.log_rank))
+        first, last = ordered[0], ordered[-1]
+        reason = (
+            f"of {len(tried)} options it found hidden targets best: typical rank {first.rank:.0f} among "
+            f"{first.among} pool images (the worst option: {last.rank:.0f})"
+        )
+        return Choice(first.option, reason, ordered)
+
+    def _options(self, there: int) -> list[Option]:
+        """What the settings leave open, in the space's number of components; nothing where there are none."""
+        settings = self._settings
+        if not there:
+            return []
+        if settings.components == "auto":
+            numbers = [number for number in LADDER if number <= there] or [there]
+        else:
+            numbers = [min(int(settings.components), there)]
+            if numbers[0] < int(settings.components):
+                self._diary.notes.append(
+                    f"components={settings.components} is more than the pool has: {there} are used"
+                )
+        scorings = WHITENED if settings.scoring == "auto" else (settings.scoring,)
+        options = [Option(scoring, number) for scoring in scorings for number in numbers]
+        return [Option("nearest", 0), *options] if settings.scoring == "auto" else options
+
+
+def _fallback(options: list[Option]) -> Option:
+    """The option that is used where nothing can be tried: of density_ratio if it is open, near 32 components."""
+    preferred = [option for option in options if option.scoring == "density_ratio"] or options
+    return min(preferred, key=lambda option: abs(option.components - FALLBACK_COMPONENTS))

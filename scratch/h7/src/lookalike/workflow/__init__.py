@@ -1,0 +1,1 @@
+"""Whole jobs: mining from two embedding tables, the demo, the doctor."""

@@ -1,0 +1,145 @@
+"""Preflight: everything that can be known to fail is refused before the first image is read."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lookalike.config.schemas import RunConfig
+from lookalike.embedding.images import check_embedding
+from lookalike.embedding.remembered import open_encoder
+from lookalike.encoders.base import Encoder
+from lookalike.encoders.identity import EncoderIdentity
+from lookalike.encoders.load import check_model
+from lookalike.errors import ConfigError, TableError, VectorError
+from lookalike.images.locate import check_root
+from lookalike.neighbors import devices
+from lookalike.tables.image_table import Filepaths
+from lookalike.workflow.comparable import compare_identities
+from lookalike.workflow.run_inputs import Side, check_files
+
+log = logging.getLogger(__name__)
+
+_GIB = 2**30
+
+
+def check_settings(config: RunConfig) -> None:
+    """Refuse settings that contradict each other or name what is not there, before an input is read."""
+    config.validate()
+    check_root(config.root)
+
+
+def check_sides(config: RunConfig, sides: Sequence[Side]) -> None:
+    """Refuse inputs that cannot be embedded or compared with these settings; loads no model."""
+    images = [side for side in sides if not side.is_ready]
+    if images:
+        check_model(config.model, config.model_path, config.model_config_path, config.architecture)
+        _check_snapshot(config.model_path)
+    for side in sides:
+        if side.has_label:
+            continue
+        if config.within_label:
+            raise ConfigError(
+                f"within_label is on, and the side of the {side.name} has no column 'label'",
+                where=side.path,
+                hint="add the column, or leave the setting out",
+            )
+        if config.mining("", "", "").filters_by_label:
+            log.warning("%s: filter_by_label is on, and the side of the %s has no column 'label'", side.path, side.name)
+    _check_alike(*sides)
+    for side in images:
+        check_files(side, config)
+    if images:
+        check_embedding(config.embedding("", ""))
+    devices.choose_devices(config.search_device)
+
+
+def load(config: RunConfig, sides: Sequence[Side], remember: bool = True) -> Encoder | None:
+    """Load the encoder, where a side has to be embedded, and compare it with what is there already.
+
+    Without `remember` nothing is written, not even into the cache folder.
+
+    Raises
+    ------
+    EncoderError
+        When the model cannot be loaded, or a ready table or `reuse` is of another encoder.
+    """
+    if all(side.is_ready for side in sides):
+        return None
+    settings = config.embedding("", "")
+    places, sources = check_embedding(settings)
+    paths = [Filepaths(side.table) for side in sides if side.table is not None]
+    encoder = open_encoder(settings, places[0], paths, remember)
+    for source in sources:
+        list(source.table.check(encoder.identity, settings.embedding_dtype))
+    for side in sides:
+        if side.is_ready:
+            names = (side.path, f"this run ({config.model} {config.model_path})")
+            list(compare_identities(side.identity, encoder.identity, names))  # what it warns of, the search says again
+            _check_dimension(side, encoder.identity)
+    return encoder
+
+
+def check_room(place: Path, config: RunConfig, sides: Sequence[Side], encoder: Encoder | None) -> None:
+    """Refuse a disk that certainly cannot hold the vectors; warn of one that may not.
+
+    While a table is made, its vectors lie there twice: in finished parts, uncompressed, and in the table.
+    """
+    if encoder is None:
+        return
+    dimension = encoder.identity.model.dimension
+    row = dimension * np.dtype(config.embedding_dtype).itemsize
+    counts = [side.rows for side in sides if not side.is_ready]
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    least = max(counts) * dimension * 4  # the parts of the larger side, in float32
+    most = sum(counts) * row + least
+    if free < least:
+        raise TableError(
+            f"the disk has {free / _GIB:.2f} GiB free, and the vectors of {max(counts)} images take at least "
+            f"{least / _GIB:.2f} GiB ({dimension} dimensions)",
+            where=str(there),
+            hint="make room, choose another --out, or halve the tables with embedding_dtype=float16",
+        )
+    if free < most:
+        log.warning(
+            "%s: %.2f GiB are free, and the run may take %.2f GiB for its vectors", there, free / _GIB, most / _GIB
+        )
+
+
+def _check_snapshot(model_path: str) -> None:
+    """Refuse a model folder that is not there, where the path cannot be a name of a hub."""
+    path = Path(model_path)
+    local = path.is_absolute() or model_path.startswith(("./", "../")) or len(path.parts) > 2
+    if local and ":" not in model_path and not path.exists():
+        raise ConfigError(
+            "the model folder does not exist", where=f"model_path={model_path}", hint="check the path, or give a hub id"
+        )
+
+
+def _check_alike(targets: Side, pool: Side) -> None:
+    """Refuse two ready tables that cannot be compared."""
+    if not (targets.is_ready and pool.is_ready):
+        return
+    list(compare_identities(targets.identity, pool.identity, (targets.path, pool.path)))
+    if targets.dimension != pool.dimension:
+        raise VectorError(
+            f"targets have {targets.dimension} dimensions ({targets.path}), the pool has {pool.dimension} "
+            f"({pool.path})",
+            hint="embed both with the same model and model_path",
+        )
+
+
+def _check_dimension(side: Side, identity: EncoderIdentity) -> None:
+    """Refuse a table made elsewhere whose vectors cannot be this encoder's."""
+    if side.dimension != identity.model.dimension:
+        raise VectorError(
+            f"the {side.name} have vectors of {side.dimension} dimensions, and the encoder gives "
+            f"{identity.model.dimension}",
+            where=side.path,
+            hint="give the model and model_path that wrote them",
+        )

@@ -1,0 +1,94 @@
+"""The command `lookalike`: demo, doctor, and what every command line needs."""
+
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+
+def test_help_and_import_load_no_torch():
+    """Neither `import lookalike` nor the commands' help may wait for torch."""
+    code = (
+        "import sys, lookalike, lookalike.cli.main, lookalike.cli.dropin, lookalike.config.schemas\n"
+        "heavy = {'torch', 'transformers', 'timm', 'pyarrow', 'numpy', 'hydra', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_can_be_imported():
+    import lookalike
+
+    for name in lookalike.__all__:
+        assert getattr(lookalike, name) is not None
+    assert set(lookalike.__all__) <= set(dir(lookalike))
+
+
+def test_demo_on_textile_mines_and_draws(run_command, tmp_path):
+    """The whole job on real images with real weights; solar cells are what `make demo` runs."""
+    done = run_command("lookalike", "demo", "--dataset", "textile", "--targets", "12", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report, gallery = (line.split(maxsplit=1)[1] for line in done.lines[-2:])
+    run = (tmp_path / report).parent
+    assert (tmp_path / gallery).is_file()
+    pairs = pq.read_table(run / "mined_pairs.parquet").to_pandas()
+    defective = pairs.source_label != "nominal"
+    nearest = defective[pairs["rank"] <= 5]
+    assert len(nearest) == 12 * 5
+    base = 1 - pq.read_table(tmp_path / "out" / "pool.parquet").to_pandas().label.eq("nominal").mean()
+    mined = defective[pairs.outcome == "kept"].mean()
+    assert f"{mined:.2f} of the mined images, {nearest.mean():.2f} of the 5 nearest of a target" in done.stdout
+    assert f"By chance:   {base:.2f}" in done.stdout
+    assert mined > base
+    sheet = Image.open(tmp_path / "out" / "contact_sheet.png")
+    blue = sum(count for count, colour in sheet.getcolors(1 << 24) if colour == (0, 0x72, 0xB2))
+    assert blue == 12 * (104**2 - 96**2), "a blue frame for each target"
+    assert run_command("lookalike", "check", str(run), cwd=tmp_path).returncode == 0
+    command = next(line for line in done.lines if line.strip().startswith("lookalike mine"))
+    again = run_command(*command.split(), cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.last_line != str(run)
+    assert pq.read_table(tmp_path / again.last_line / "mined_pairs.parquet").to_pandas().equals(pairs)
+
+
+def test_demo_refuses_what_cannot_be(run_command, tmp_path):
+    for arguments, words in (
+        (("--dataset", "steel"), "use one of: solar, textile"),
+        (("--dataset", "textile", "--targets", "1000"), "use 1 to 999"),
+    ):
+        done = run_command("lookalike", "demo", *arguments, cwd=tmp_path)
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    assert run_command("lookalike", "demo", "--targets", "many", cwd=tmp_path).returncode == 2
+
+
+def test_doctor_tells_what_would_be_used_on_one_screen(run_command, tmp_path):
+    done = run_command("lookalike", "doctor", cwd=tmp_path, env={"COLUMNS": "100"})
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "lookalike",
+        "torch",
+        "device=auto uses",
+        "Pillow reads",
+        "memory",
+        "disk here",
+        "HF_HUB_OFFLINE is set",
+    ):
+        assert words in done.stdout
+    assert len(done.lines) <= 40
+
+
+def test_version(run_command, tmp_path):
+    import lookalike
+
+    assert run_command("lookalike", "--version", cwd=tmp_path).stdout == f"lookalike {lookalike.__version__}\n"
+    assert lookalike.__version__ in run_command("tmm", "--version", cwd=tmp_path).stdout
+
+
+def test_actions_that_are_still_to_come_say_so(run_command, tmp_path):
+    for name, action in (("embedding", "text_embeddings"),):
+        done = run_command(name, action, "-e", "spec.yaml", cwd=tmp_path)
+        assert done.last_line == "Execution status: FAIL"
+        assert f"{name} {action} is not in this version" in done.stderr

@@ -1,0 +1,145 @@
+"""A model that is remembered: not loaded where the cache knows all images, and never believed where it changed."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from lookalike import embed_images
+from lookalike.embedding import remembered
+from lookalike.embedding.cache_folder import clear
+from lookalike.errors import EncoderError
+from support import snapshots
+
+OLD = 1_600_000_000 * 10**9
+
+
+def picture(path, number):
+    pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    os.utime(path, ns=(OLD, OLD))
+
+
+@pytest.fixture
+def model(tmp_path, clip_snapshot):
+    return shutil.copytree(clip_snapshot, tmp_path / "model")
+
+
+@pytest.fixture
+def embed(tmp_path, model, monkeypatch):
+    """Embed twelve pictures with one cache; returns how often the model was loaded, and the vectors."""
+    (tmp_path / "pool").mkdir()
+    for number in range(12):
+        picture(tmp_path / "pool" / f"{number:02}.png", number)
+    monkeypatch.setattr(remembered, "_SETTLED_NS", 0)
+    loads = []
+    load = remembered.load_model
+    monkeypatch.setattr(remembered, "load_model", lambda *given: (loads.append(given), load(*given))[1])
+
+    def run(**settings):
+        loads.clear()
+        table = pa.table({"filepath": sorted(map(str, (tmp_path / "pool").iterdir()))})
+        settings = {"cache_dir": str(tmp_path / "cache"), "device": "cpu", **settings}
+        path = embed_images(table, tmp_path / "out.parquet", "CLIP", str(model), **settings).path
+        return len(loads), np.stack(pq.read_table(path).column("embedding").to_numpy())
+
+    return run
+
+
+def memory(tmp_path):
+    return list((tmp_path / "cache").glob("*.encoder.json"))
+
+
+def test_a_run_with_a_warm_cache_does_not_even_load_torch(embed, model, tmp_path):
+    _, vectors = embed()
+    before = (tmp_path / "out.parquet").read_bytes()
+    program = (
+        "import sys, lookalike; lookalike.embed_images(*sys.argv[1:3], 'CLIP', sys.argv[3], cache_dir=sys.argv[4], "
+        "device='cpu'); print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    arguments = (tmp_path / "pool", tmp_path / "out.parquet", model, tmp_path / "cache")
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+    assert (tmp_path / "out.parquet").read_bytes() == before  # with the same identity, too
+    assert len(vectors) == 12
+
+
+def test_other_weights_in_the_same_folder_are_loaded(embed, model, tmp_path):
+    assert embed()[0] == 1
+    times, vectors = embed()
+    assert times == 0
+    snapshots.clip(tmp_path / "other", seed=1)
+    weights = model / "model.safetensors"
+    stamp = weights.stat()
+    shutil.copyfile(tmp_path / "other" / "model.safetensors", weights)
+    os.utime(weights, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # the same size and modification time
+    assert weights.stat().st_size == stamp.st_size
+    times, others = embed()
+    assert times == 1
+    assert not np.allclose(vectors, others, atol=1e-3)
+
+
+def test_a_new_image_needs_the_model(embed, tmp_path, monkeypatch):
+    """Also one that the sample does not show, in the middle of the run."""
+    embed()
+    picture(tmp_path / "pool" / "055.png", 99)
+    monkeypatch.setattr(remembered, "_SAMPLE", 2)
+    times, vectors = embed()
+    assert times == 1
+    assert len(memory(tmp_path)) == 1
+    np.testing.assert_allclose(vectors, embed(cache_dir="off")[1], rtol=1e-4, atol=1e-5)
+    assert embed()[0] == 0
+    picture(tmp_path / "pool" / "000.png", 100)
+    assert embed()[0] == 1
+
+
+def test_a_model_that_is_another_one_when_it_is_needed_ends_the_run(embed, model, tmp_path, monkeypatch):
+    embed()
+    picture(tmp_path / "pool" / "055.png", 99)
+    monkeypatch.setattr(remembered, "_SAMPLE", 2)
+    snapshots.clip(tmp_path / "other", seed=1)
+    state = remembered._state
+
+    def change_then(settings):  # the state of before, and other weights from then on
+        found = state(settings)
+        shutil.copyfile(tmp_path / "other" / "model.safetensors", model / "model.safetensors")
+        return found
+
+    monkeypatch.setattr(remembered, "_state", change_then)
+    with pytest.raises(EncoderError, match="not the one that it was when the run began"):
+        embed()
+    monkeypatch.setattr(remembered, "_state", state)
+    times, vectors = embed()
+    assert (times, len(vectors)) == (1, 13)
+    np.testing.assert_allclose(vectors, embed(cache_dir="off")[1], rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_not_believed_where_it_cannot_be_sure(embed, tmp_path, monkeypatch):
+    embed()
+    (file,) = memory(tmp_path)
+    file.write_text("{}")
+    assert embed()[0] == 1  # damaged
+    assert embed(verify="content")[0] == 1  # the images have to be read
+    assert embed(cache_dir="off")[0] == 1
+    monkeypatch.setattr(remembered, "_version", lambda package: "another")
+    assert embed()[0] == 1
+
+
+def test_a_model_that_was_just_written_is_not_remembered(embed, tmp_path, monkeypatch):
+    monkeypatch.setattr(remembered, "_SETTLED_NS", 3600 * 10**9)
+    embed()
+    assert not memory(tmp_path)
+    assert embed()[0] == 1
+
+
+def test_clearing_the_cache_forgets_the_model(embed, tmp_path):
+    embed()
+    clear(tmp_path / "cache")
+    assert not memory(tmp_path)
+    assert embed()[0] == 1
