@@ -37,7 +37,8 @@ def half_means(
     visible:
         halves x targets: who is; everyone else is hidden.
     weights:
-        Of the targets; of the visible ones of a half they are scaled to a mean of 1.
+        Of the targets; of the visible ones of a half they are scaled to a mean of 1. Where these are 0,
+        they count alike.
     k:
         How many at most.
     own:
@@ -65,8 +66,10 @@ def half_means(
                 flags = half[order]
             width = flags.shape[1]
             first = _first(flags & there[:, :width], k)
-            mean = means[number] if weighted is not plain and means[number] else 1.0
-            like[number, part] = _mean(weighted, first) / mean
+            if weighted is plain or not means[number]:
+                like[number, part] = _mean(plain, first)
+            else:
+                like[number, part] = _mean(weighted, first) / means[number]
             unlike[number, part] = _mean(plain, _first(~flags & there[:, :width], k))
 
     in_parts(work, images, _AT_A_TIME)
