@@ -9,6 +9,7 @@ import numpy as np
 from lookalike.errors import ConfigError
 from lookalike.neighbors.base import Finder, Floats, Found, Rows
 from lookalike.neighbors.finder import CpuFinder
+from lookalike.neighbors.held import There
 
 #: Products (targets x sources x dimensions) from which a GPU is worth the seconds in which torch and it are started.
 _WORTH_A_GPU = 1e11
@@ -54,8 +55,15 @@ def _first_card(devices: list[str]) -> list[str]:
     return cards if has_kernels(torch.device(cards[0])) else ["cpu"]
 
 
-def make_finder(targets: Floats, metric: str, k: int, devices: list[str]) -> Finder:
-    """The finder of some targets on some devices (as `choose_devices` returns them)."""
+def make_finder(targets: There, metric: str, k: int, devices: list[str]) -> Finder:
+    """The finder of some targets on some devices (as `choose_devices` returns them).
+
+    Targets that lie on a device are searched for there.
+    """
+    if not isinstance(targets, np.ndarray):
+        from lookalike.neighbors.cuda.finder import CudaFinder
+
+        return CudaFinder(targets, metric, k, targets.device)
     finders = [_on(device, targets, metric, k) for device in devices]
     return finders[0] if len(finders) == 1 else DealingFinder(finders)
 

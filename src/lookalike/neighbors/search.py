@@ -7,6 +7,8 @@ target are found on the way. Targets that do not fit go in groups, with one pass
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from lookalike.neighbors.base import Finder, Floats, Found, Neighbors, Rows
 from lookalike.neighbors.certificate import SPOT_CHECKS, Certificate, SpotCheck
 from lookalike.neighbors.devices import choose_devices, first_pass, make_finder
 from lookalike.neighbors.finder import CpuFinder
+from lookalike.neighbors.held import HeldChunk, There
 from lookalike.neighbors.metrics import METRICS
 from lookalike.neighbors.sides import Side, check_values, open_side
 from lookalike.progress import progress
@@ -190,7 +193,7 @@ def search(target: Side, source: Side, wanted: Search) -> Searched:
         spots = checked[(checked >= part.start) & (checked < part.stop)]
         routes = _routes(group, wanted, devices, codes)
         check = _spot_check(group, spots - part.start, wanted)
-        zero_sources = _pass_by(source, routes, check, wanted, codes, len(devices))
+        zero_sources = _pass_by(source, routes, check, wanted, codes, devices)
         for route in routes:
             route.give(found.at(part))
         check.compare(found, spots)
@@ -247,31 +250,42 @@ def _spot_check(group: Chunk, spots: Rows, wanted: Search) -> SpotCheck:
 
 
 def _pass_by(
-    source: Side, routes: list[_Route], check: SpotCheck, wanted: Search, codes: dict[str, int], holders: int
+    source: Side, routes: list[_Route], check: SpotCheck, wanted: Search, codes: dict[str, int], devices: list[str]
 ) -> int:
     """Let all sources pass by; return how many of them are zero vectors."""
     zeros = 0
     each = source.dimension * np.dtype(source.dtype).itemsize
-    size = max(_LEAST_CHUNK, wanted.memory_limit // (_CHUNK_SHARE + holders - 1) // each)
-    with progress("searching", source.rows, "vectors") as advance:
+    size = max(_LEAST_CHUNK, wanted.memory_limit // (_CHUNK_SHARE + len(devices) - 1) // each)
+    with ExitStack() as stack:
+        advance = stack.enter_context(progress("searching", source.rows, "vectors"))
+        # While a device searches, the processor has time for the check.
+        beside = stack.enter_context(ThreadPoolExecutor(1, "check")) if devices != ["cpu"] else None
         for chunk in source.chunks(size, labels=wanted.within_label):
             part = slice(chunk.first, chunk.first + len(chunk.vectors))
             excluded = None if wanted.excluded is None else wanted.excluded[part]
-            check_values(chunk.vectors, source.name, chunk.first)
+            vectors: There = chunk.vectors
+            if isinstance(chunk, HeldChunk):
+                vectors = chunk.held if beside else vectors
+            else:
+                check_values(chunk.vectors, source.name, chunk.first)
+            labels = _plain_labels(chunk) if wanted.certified and wanted.within_label else None
+            checked = (chunk.vectors, chunk.first, excluded, labels)
+            checking = beside.submit(check.see, *checked) if beside and wanted.certified else None
             zeros += _zeros(chunk.vectors)
-            for route, vectors, rows in _shares(chunk, routes, excluded, codes):
-                route.finder.see(vectors, rows)
-            if wanted.certified:
-                labels = _plain_labels(chunk) if wanted.within_label else None
-                check.see(chunk.vectors, chunk.first, excluded, labels)
+            for route, share, rows in _shares(chunk, vectors, routes, excluded, codes):
+                route.finder.see(share, rows)
+            if checking:
+                checking.result()
+            elif wanted.certified:
+                check.see(*checked)
             advance(part.stop)
     return zeros
 
 
 def _shares(
-    chunk: Chunk, routes: list[_Route], excluded: npt.NDArray[np.bool_] | None, codes: dict[str, int]
-) -> Iterator[tuple[_Route, Floats, Rows]]:
-    """The sources of a chunk that each route may return: vectors, and rows in the pool."""
+    chunk: Chunk, vectors: There, routes: list[_Route], excluded: npt.NDArray[np.bool_] | None, codes: dict[str, int]
+) -> Iterator[tuple[_Route, There, Rows]]:
+    """The sources of a chunk that each route may return: vectors, from where they lie, and rows in the pool."""
     allowed = np.arange(len(chunk.vectors)) if excluded is None else np.flatnonzero(~excluded)
     shares = [allowed] * len(routes)
     if chunk.labels:
@@ -281,10 +295,10 @@ def _shares(
         begins, ends = np.searchsorted(own[order], wanted, "left"), np.searchsorted(own[order], wanted, "right")
         shares = [allowed[order[begin:end]] for begin, end in zip(begins, ends, strict=True)]
     for route, places in zip(routes, shares, strict=True):
-        if len(places) == len(chunk.vectors):
-            yield route, chunk.vectors, chunk.first + places
+        if len(places) == len(vectors):
+            yield route, vectors, chunk.first + places
         elif len(places):
-            yield route, chunk.vectors[places], chunk.first + places
+            yield route, vectors[places], chunk.first + places
 
 
 def _plain_labels(chunk: Chunk) -> npt.NDArray[np.object_]:

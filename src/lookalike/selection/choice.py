@@ -9,8 +9,9 @@ import numpy as np
 from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.base import Float64s, Floats
 from lookalike.neighbors.sides import Side
+from lookalike.selection.arithmetic import arithmetic_of, project
 from lookalike.selection.heldout import LEAST_TARGETS, Option, Sample, held_out
-from lookalike.selection.passes import Background, Scorer, learn, project
+from lookalike.selection.passes import Background, Scorer, learn
 from lookalike.selection.result import Choice, Diary
 from lookalike.selection.scoring import WHITENED
 from lookalike.selection.space import Mask, Moments, Whitening
@@ -94,7 +95,7 @@ class Chooser:
             )
         scorer = Scorer(
             whitening, choice.option, self._targets, self._weights, background, self._devices, self._avoid,
-            settings.avoid_weight,
+            settings.avoid_weight, arithmetic_of(self._pool, self._devices),
         )  # fmt: skip
         return Chosen(scorer, choice, len(background.rows))
 

@@ -19,7 +19,9 @@ import numpy as np
 
 from lookalike.neighbors.base import Float64s, Floats, Rows
 from lookalike.neighbors.metrics import METRICS
-from lookalike.selection.scoring import NEAR, mean_of, near, without_self
+from lookalike.neighbors.threads import in_parts
+from lookalike.selection.halves import half_means
+from lookalike.selection.scoring import NEAR, near, without_self
 from lookalike.selection.space import Mask, Singles, directions
 
 #: With fewer targets, a half says too little.
@@ -217,31 +219,14 @@ def _density_ratio(sample: Sample, components: int, halves: list[Half], devices:
     ranked = pool[sample.ranked]
     among = without_self(near(ranked, pool, NEAR + 1, devices), sample.ranked, NEAR)
     around = near(targets, pool, NEAR, devices).cosines
-    among, around = among.astype(np.float32), around.astype(np.float32)
-    to_targets, each_other = ranked @ targets.T, targets @ targets.T
-    np.fill_diagonal(each_other, -np.inf)
-    ranks = []
-    for hidden, visible in halves:
-        weights = sample.weights[visible]
-        scores = _largest_mean(to_targets[:, visible], weights)
-        scores -= _largest_mean(np.hstack([among, to_targets[:, hidden]]))
-        own = _largest_mean(each_other[np.ix_(hidden, visible)], weights)
-        own -= _largest_mean(np.hstack([around[hidden], each_other[np.ix_(hidden, hidden)]]))
-        ranks.append(_ranks(scores, own))
-    return ranks
-
-
-def _largest_mean(cosines: Singles, weights: Float64s | None = None) -> Float64s:
-    """Per row, the mean of the largest values, times the weights of their columns scaled to a mean of 1."""
-    if weights is not None and (weights == weights[0]).all():
-        weights = None
-    scaled = None if weights is None or not weights.any() else weights / weights.mean()
-    if cosines.shape[1] > NEAR:
-        if scaled is None:
-            return mean_of(np.partition(cosines, -NEAR, axis=1)[:, -NEAR:])
-        largest = np.argpartition(cosines, -NEAR, axis=1)[:, -NEAR:]
-        return mean_of(np.take_along_axis(cosines, largest, axis=1) * scaled[largest])
-    return mean_of(cosines if scaled is None else cosines * scaled)
+    visible = np.zeros((len(halves), len(targets)), np.bool_)
+    for number, half in enumerate(halves):
+        visible[number, half.visible] = True
+    weights, everyone = sample.weights, np.arange(len(targets))
+    like, unlike = half_means(among, ranked @ targets.T, visible, weights, NEAR)
+    own_like, own_unlike = half_means(around, targets @ targets.T, visible, weights, NEAR, own=everyone)
+    scores, own = like - unlike, own_like - own_unlike
+    return [_ranks(scores[number], own[number, hidden]) for number, (hidden, _) in enumerate(halves)]
 
 
 def _nearest(sample: Sample, halves: list[Half], metric: str) -> list[Float64s]:
@@ -259,10 +244,14 @@ def _nearest(sample: Sample, halves: list[Half], metric: str) -> list[Float64s]:
     pool, others = scores
     pool_ranks = np.empty(pool.shape, np.int32)  # how many pool images are nearer to the target
     other_ranks = np.empty(others.shape, np.int32)
-    for number in range(len(targets)):
-        order = np.argsort(-pool[number], kind="stable")
-        pool_ranks[number, order] = np.arange(len(order))
-        other_ranks[number] = np.searchsorted(-pool[number, order], -others[number])
+
+    def rank(part: slice) -> None:
+        for number in range(*part.indices(len(targets))):
+            order = np.argsort(-pool[number], kind="stable")
+            pool_ranks[number, order] = np.arange(len(order))
+            other_ranks[number] = np.searchsorted(-pool[number, order], -others[number])
+
+    in_parts(rank, len(targets))
     ranks = []
     for hidden, visible in halves:
         best_of_pool = pool_ranks[visible].min(axis=0)

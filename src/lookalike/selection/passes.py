@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from lookalike.neighbors.base import Float64s, Floats, Rows
+from lookalike.neighbors.held import Arithmetic, Held, There, held
 from lookalike.neighbors.sides import Side
 from lookalike.progress import progress
+from lookalike.selection.arithmetic import HostArithmetic, project
 from lookalike.selection.heldout import Option
 from lookalike.selection.pairs import Images
 from lookalike.selection.rules import Rules
-from lookalike.selection.scoring import NEAR, lda, likeness, mean_of, near, without_self
-from lookalike.selection.space import BLOCK, Mask, Moments, Singles, Whitening, blocks, directions
+from lookalike.selection.scoring import NEAR, lda_axis
+from lookalike.selection.space import Mask, Moments, Singles, Whitening, blocks, blocks_there, directions
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ def learn(pool: Side, excluded: Mask | None, allowed: int, background: int, seed
     wanted = np.arange(allowed)
     if allowed > background:
         wanted = np.sort(np.random.default_rng(seed).choice(allowed, background, replace=False))
+    there = held(pool)
+    if there is not None:
+        return _learn_there(there, excluded, wanted)
     moments = Moments(pool.dimension)
     rows = np.empty(len(wanted), np.int64)
     vectors: Floats = np.empty((len(wanted), pool.dimension), pool.dtype)
@@ -70,12 +75,11 @@ def learn(pool: Side, excluded: Mask | None, allowed: int, background: int, seed
     return moments, Background(rows, vectors)
 
 
-def project(whitening: Whitening, vectors: Floats) -> Singles:
-    """`Whitening.project` block by block, so that little is held in float64."""
-    projected = np.empty((len(vectors), whitening.components), np.float32)
-    for first in range(0, len(vectors), BLOCK):
-        projected[first : first + BLOCK] = whitening.project(vectors[first : first + BLOCK])
-    return projected
+def _learn_there(pool: Held, excluded: Mask | None, wanted: Rows) -> tuple[Moments, Background]:
+    """The same where the pool is held on a device; `wanted` are places among the rows that may be mined."""
+    moments = Moments.of(pool.sums(excluded))
+    rows = wanted if excluded is None else np.flatnonzero(~excluded)[wanted]
+    return moments, Background(rows, pool.vectors(rows))
 
 
 class Scorer:
@@ -97,6 +101,8 @@ class Scorer:
         Where to search.
     avoid, avoid_weight:
         Vectors of images that push others away, and how strongly.
+    arithmetic:
+        What computes, where it is not the processor: that of the blocks that are scored.
     """
 
     def __init__(
@@ -109,32 +115,34 @@ class Scorer:
         devices: list[str],
         avoid: Floats | None = None,
         avoid_weight: float = 1.0,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
-        self._whitening, self._scoring, self._devices = whitening.leading(option.components), option.scoring, devices
+        self._whitening, self._scoring = whitening.leading(option.components), option.scoring
+        self._arithmetic = put = arithmetic or HostArithmetic(devices)
         counted = weights > 0
-        self._targets = self._directions(targets[counted])
         self._weights = weights[counted] / weights[counted].mean()
-        self._avoid = None if avoid is None else self._directions(avoid)
-        self._avoid_weight = avoid_weight
-        self._rows = background.rows
-        if self._scoring == "density_ratio":
-            self._background = self._directions(background.vectors)
-
-    def scores(self, rows: Rows, vectors: Floats) -> Float64s:
-        """The scores of some pool rows."""
-        images = self._directions(vectors)
+        self._avoid_weight, self._rows = avoid_weight, background.rows
+        goals = self._directions(targets[counted])
+        others = None if avoid is None else self._directions(avoid)
         if self._scoring == "lda":
-            return lda(images, self._targets, self._weights, self._avoid, self._avoid_weight)
-        like = likeness(near(images, self._targets, NEAR, self._devices), self._weights)
+            self._axis = lda_axis(goals, self._weights, others, avoid_weight)
+            return
+        self._targets, self._avoid = put.put(goals), None if others is None else put.put(others)
+        self._background = put.put(self._directions(background.vectors))
+
+    def scores(self, rows: Rows, vectors: There) -> Float64s:
+        """The scores of some pool rows, whose vectors lie where the arithmetic computes."""
+        compute = self._arithmetic
+        images = compute.directions(vectors, self._whitening.mean, self._whitening.axes)
+        if self._scoring == "lda":
+            return compute.products(images, self._axis)
+        like = compute.mean_cosines(images, self._targets, NEAR, weights=self._weights)
         place = np.searchsorted(self._rows, rows)
         there = self._rows[np.minimum(place, len(self._rows) - 1)] == rows
         own = np.where(there, place, -1)
-        among = near(images, self._background, NEAR + 1, self._devices)
-        scores: Float64s = like - mean_of(without_self(among, own, NEAR))
+        scores: Float64s = like - compute.mean_cosines(images, self._background, NEAR, own=own)
         if self._avoid is not None:
-            scores -= self._avoid_weight * np.maximum(
-                mean_of(near(images, self._avoid, NEAR, self._devices).cosines), 0
-            )
+            scores -= self._avoid_weight * np.maximum(compute.mean_cosines(images, self._avoid, NEAR), 0)
         return scores
 
     def _directions(self, vectors: Floats) -> Singles:
@@ -176,7 +184,7 @@ def score_pool(
     allowed = np.ones(pool.rows, np.bool_) if excluded is None else ~excluded
     stopped, seen = np.zeros(pool.rows if rules.active else 0, np.int8), 0
     with progress("scoring", int(allowed.sum()), "vectors") as advance:
-        for rows, vectors in blocks(pool, excluded):
+        for rows, vectors in blocks_there(pool, excluded):
             measured = rules.measure(rows, vectors, targets, metric, devices)
             nearest[rows], distances[rows] = measured.targets, measured.distances
             if rules.active:

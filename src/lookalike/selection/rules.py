@@ -18,6 +18,7 @@ import numpy as np
 
 from lookalike.neighbors.base import Float64s, Floats, Rows
 from lookalike.neighbors.devices import make_finder
+from lookalike.neighbors.held import There
 from lookalike.selection.filters import Outcome, code
 from lookalike.selection.pairs import Images, Outcomes, Pairs
 
@@ -70,13 +71,13 @@ class Rules:
             or self.avoid is not None
         )
 
-    def measure(self, rows: Rows, vectors: Floats, targets: Floats, metric: str, devices: list[str]) -> Measured:
+    def measure(self, rows: Rows, vectors: There, targets: Floats, metric: str, devices: list[str]) -> Measured:
         """Find the nearest target of some images, and the rules that they break but for the threshold.
 
         Parameters
         ----------
         rows, vectors:
-            Of the pool.
+            Of the pool; vectors may lie on a device.
         targets:
             Vectors.
         metric:
@@ -156,7 +157,7 @@ class Rules:
         return dict(zip(labels.tolist(), np.split(order, begins[1:]), strict=True))
 
 
-def _nearest(vectors: Floats, targets: Floats, metric: str, devices: list[str]) -> tuple[Rows, Float64s]:
+def _nearest(vectors: There, targets: Floats, metric: str, devices: list[str]) -> tuple[Rows, Float64s]:
     """The nearest target of every vector."""
     finder = make_finder(vectors, metric, 1, devices)
     finder.see(targets, np.arange(len(targets)))

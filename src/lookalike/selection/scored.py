@@ -2,11 +2,12 @@
 
 The pool is read three times, block by block, and may be larger than memory:
 
-1. its mean and covariance, and the background: all of it, or a random sample;
-2. the exact nearest neighbours of every target (`neighbors.search`);
+1. the exact nearest neighbours of every target (`neighbors.search`);
+2. its mean and covariance, and the background: all of it, or a random sample;
 3. the score of every image, and its nearest target.
 
-Between 2 and 3 the scoring is chosen, on the background (`choice`). With ``scoring=nearest`` only 2 and 3 are read.
+Between 2 and 3 the scoring is chosen, on the background (`choice`). With ``scoring=nearest`` only 1 and 3 are read.
+Where a GPU searches and has room, the first reading leaves the pool there, and there is no other (`neighbors.held`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.base import Floats, Neighbors
 from lookalike.neighbors.certificate import Certificate
 from lookalike.neighbors.devices import choose_devices
+from lookalike.neighbors.held import hold
 from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import LabelledSide, Side
 from lookalike.selection.choice import FALLBACK_COMPONENTS, LADDER, Chooser
@@ -104,9 +106,11 @@ class _Run:
     """One selection: its inputs, and the steps in their order."""
 
     def __init__(self, given: Given, settings: ScoringConfig) -> None:
-        self._given, self._settings, self._diary = given, settings, Diary()
+        self._settings, self._diary = settings, Diary()
         products = float(given.targets.rows) * given.pool.rows * given.pool.dimension
-        self._devices = choose_devices(settings.device, products)
+        with self._diary.timed("starting"):
+            self._devices = choose_devices(settings.device, products)
+            self._given = given = replace(given, pool=hold(given.pool, self._devices))
         self._vectors: Floats = vectors_of(given.targets)
         self._rules = Rules(
             settings.distance_threshold,

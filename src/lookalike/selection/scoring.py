@@ -106,14 +106,12 @@ def likeness(found: Near, weights: Float64s) -> Float64s:
     return mean_of(found.cosines * weights[found.rows])
 
 
-def lda(
-    queries: Singles, targets: Singles, weights: Float64s, avoid: Singles | None = None, avoid_weight: float = 1.0
-) -> Float64s:
-    """Per query, its cosine to the weighted mean of the targets; 0 where that mean is 0.
+def lda_axis(targets: Singles, weights: Float64s, avoid: Singles | None = None, avoid_weight: float = 1.0) -> Float64s:
+    """The weighted mean of the targets with length 1; 0 where that mean is 0.
 
     Parameters
     ----------
-    queries, targets:
+    targets:
         Directions.
     weights:
         Of the targets, with a mean of 1.
@@ -124,10 +122,8 @@ def lda(
     if avoid is not None:
         mean = mean / len(targets) - avoid_weight * avoid.astype(np.float64).mean(axis=0)
     length = float(np.sqrt((mean * mean).sum()))
-    if not length > np.finfo(np.float32).eps:
-        return np.zeros(len(queries))
-    scores: Float64s = queries.astype(np.float64) @ (mean / length)
-    return scores
+    axis: Float64s = mean / length if length > np.finfo(np.float32).eps else np.zeros_like(mean)
+    return axis
 
 
 def checked_weights(weights: npt.ArrayLike | None, targets: int) -> Float64s:

@@ -19,6 +19,7 @@ import scipy.linalg
 
 from lookalike.errors import VectorError
 from lookalike.neighbors.base import Float64s, Floats, Rows
+from lookalike.neighbors.held import Sums, There, held
 from lookalike.neighbors.sides import Side, check_values
 
 Singles = npt.NDArray[np.float32]
@@ -40,6 +41,20 @@ class Block(NamedTuple):
 
     rows: Rows
     vectors: Floats
+
+
+class BlockThere(NamedTuple):
+    """The same with vectors that may lie on a device; see `neighbors.held`."""
+
+    rows: Rows
+    vectors: There
+
+
+def blocks_there(pool: Side, excluded: Mask | None) -> Iterator[BlockThere]:
+    """The pool in blocks, from where it lies: a device that holds it, or `blocks`."""
+    there = held(pool)
+    for rows, vectors in blocks(pool, excluded) if there is None else there.blocks(excluded):
+        yield BlockThere(rows, vectors)
 
 
 def blocks(pool: Side, excluded: Mask | None, size: int = BLOCK) -> Iterator[Block]:
@@ -104,8 +119,7 @@ class Moments:
         """Take the next vectors."""
         if not len(vectors):
             return
-        if max(float(vectors.max()), -float(vectors.min())) > _MOST:
-            raise VectorError(f"the pool has values beyond {_MOST:g}", hint="scale the vectors down")
+        _refuse_large(max(float(vectors.max()), -float(vectors.min())))
         plain = vectors.astype(np.float64)
         if self._shift is None:  # near the mean, so that nothing cancels
             self._shift = plain.mean(axis=0)
@@ -113,6 +127,14 @@ class Moments:
         self.count += len(plain)
         self._sum += plain.sum(axis=0)
         self._products += plain.T @ plain
+
+    @classmethod
+    def of(cls, sums: Sums) -> Moments:
+        """Of vectors that were summed elsewhere."""
+        _refuse_large(sums.largest)
+        moments = cls(len(sums.shift))
+        moments.count, moments._shift, moments._sum, moments._products = sums[:4]
+        return moments
 
     @property
     def mean(self) -> Float64s:
@@ -127,6 +149,11 @@ class Moments:
         off = self._sum / self.count
         covariance: Float64s = self._products / self.count - np.outer(off, off)
         return covariance
+
+
+def _refuse_large(largest: float) -> None:
+    if largest > _MOST:
+        raise VectorError(f"the pool has values beyond {_MOST:g}", hint="scale the vectors down")
 
 
 @dataclass(frozen=True)

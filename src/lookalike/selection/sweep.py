@@ -18,19 +18,21 @@ from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.base import Float64s, Floats, Neighbors, Rows
 from lookalike.neighbors.certificate import Certificate
 from lookalike.neighbors.devices import choose_devices
+from lookalike.neighbors.held import hold
 from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import Side, pick_vectors
 from lookalike.progress import progress
+from lookalike.selection.arithmetic import arithmetic_of, project
 from lookalike.selection.coverage import Same, cover
 from lookalike.selection.filters import Outcome, code
 from lookalike.selection.given import vectors_of
 from lookalike.selection.heldout import LEAST_TARGETS, HeldOut, Hidden, Option, Sample, hide
 from lookalike.selection.pairs import Images, Limits
-from lookalike.selection.passes import Background, Scorer, learn, project, score_pool
+from lookalike.selection.passes import Background, Scorer, learn, score_pool
 from lookalike.selection.rules import Rules
 from lookalike.selection.scored import pairs_of
 from lookalike.selection.scoring import WHITENED, near, without_self
-from lookalike.selection.space import Mask, Moments, Singles, Whitening, blocks
+from lookalike.selection.space import Mask, Moments, Singles, Whitening, blocks_there
 
 #: Kept images whose likeness to the other ones is measured, at most: more do not change the mean.
 _MOST_ALIKE = 1_000
@@ -181,10 +183,11 @@ class _Sweep:
     def __init__(
         self, targets: Side, pool: Side, settings: ScoringConfig, excluded: Mask | None, keys: Rows | None
     ) -> None:
-        self._targets, self._pool, self._settings, self._excluded = targets, pool, settings, excluded
+        self._targets, self._settings, self._excluded = targets, settings, excluded
         self._same, self._notes = Same(keys), list[str]()
         self._allowed = pool.rows - (0 if excluded is None else int(excluded.sum()))
         self._devices = choose_devices(settings.device, float(targets.rows) * pool.rows * pool.dimension)
+        self._pool = hold(pool, self._devices)
         self._vectors: Floats = vectors_of(targets)
 
     def result(
@@ -240,17 +243,18 @@ class _Sweep:
                 f"(seed {settings.seed})"
             )
         options = [Option("nearest", 0), *(Option(scoring, number) for scoring in WHITENED for number in numbers)]
-        weights = np.ones(len(self._vectors))
+        weights, arithmetic = np.ones(len(self._vectors)), arithmetic_of(self._pool, self._devices)
         base = score_pool(
             self._pool, self._excluded, self._vectors, settings.knn_metric, self._devices, None
         )  # also finds the nearest target of every image
         scorers = [
-            Scorer(whitening, option, self._vectors, weights, background, self._devices) for option in options[1:]
+            Scorer(whitening, option, self._vectors, weights, background, self._devices, arithmetic=arithmetic)
+            for option in options[1:]
         ]
         scores: list[Singles] = [base.scores.copy() for _ in scorers]
         with progress("scoring", self._allowed * len(scorers), "vectors") as advance:
             seen = 0
-            for block in blocks(self._pool, self._excluded):
+            for block in blocks_there(self._pool, self._excluded):
                 for scorer, own in zip(scorers, scores, strict=True):
                     own[block.rows] = scorer.scores(*block)
                 seen += len(block.rows) * len(scorers)

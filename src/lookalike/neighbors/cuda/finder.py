@@ -116,6 +116,11 @@ class CudaFinder:
         """Return what was found."""
         return Found(self._distances.cpu().numpy(), self._rows.cpu().numpy(), self._widened.cpu().numpy())
 
+    @property
+    def found(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances and rows so far, on the device."""
+        return self._distances, self._rows
+
     def _current(self) -> AbstractContextManager[object]:
         """Make the device the current one of this thread: Triton launches its kernels there."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()

@@ -1,0 +1,140 @@
+"""A pool that stays on a device once it was read: what selection may ask of it, without knowing what lies there.
+
+Reading the files of a large pool takes longer than anything that a GPU does with it. So where one GPU searches, and
+the pool fits into half of its free memory, the first pass leaves the vectors there, and no file is read again.
+Elsewhere the pool is read anew for every pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.neighbors.base import Float64s, Floats, Rows
+from lookalike.neighbors.sides import Side
+from lookalike.tables.embedding_stream import Chunk
+
+#: Vectors of a block, or directions, where they lie: an array, or a tensor on a device.
+There = Any
+
+
+class Sums(NamedTuple):
+    """What mean and covariance of vectors are made from.
+
+    Attributes
+    ----------
+    rows:
+        How many vectors.
+    shift:
+        What was subtracted from each: a point near their mean.
+    total:
+        The sum of what was left.
+    products:
+        The sum of its outer products with itself.
+    largest:
+        The largest absolute value of all vectors.
+    """
+
+    rows: int
+    shift: Float64s
+    total: Float64s
+    products: Float64s
+    largest: float
+
+
+class Arithmetic(Protocol):
+    """What scores are computed with; on the processor or on a device, to the same figures but for rounding.
+
+    Everything is summed in float64. On a device, an unweighted mean takes the largest cosines as float32 finds them,
+    and measures these in float64: that puts it off by less than 1e-7.
+    """
+
+    def directions(self, vectors: There, mean: Float64s, axes: Float64s) -> There:
+        """Vectors less a mean, projected on some axes, as unit vectors in float32; at the mean they are zero."""
+        ...
+
+    def put(self, directions: npt.NDArray[np.float32]) -> There:
+        """Directions that were made elsewhere."""
+        ...
+
+    def products(self, queries: There, vector: Float64s) -> Float64s:
+        """The product of each direction and one vector."""
+        ...
+
+    def mean_cosines(
+        self, queries: There, images: There, k: int, weights: Float64s | None = None, own: Rows | None = None
+    ) -> Float64s:
+        """Per query, the mean of its cosines to the k nearest images; over all where there are fewer, 0 without any.
+
+        Parameters
+        ----------
+        queries, images:
+            Directions.
+        k:
+            How many at most.
+        weights:
+            Per image, what its cosine is multiplied by.
+        own:
+            Per query, its own row among the images, which is left out; -1 where it is not among them.
+        """
+        ...
+
+
+class Held(Side, Protocol):
+    """A pool on a device; a `Side` that can do more."""
+
+    arithmetic: Arithmetic
+
+    def blocks(self, excluded: npt.NDArray[np.bool_] | None) -> Iterator[tuple[Rows, There]]:
+        """The rows that may be mined, and their vectors on the device."""
+        ...
+
+    def sums(self, excluded: npt.NDArray[np.bool_] | None) -> Sums:
+        """Of the rows that may be mined."""
+        ...
+
+    def vectors(self, rows: Rows) -> Floats:
+        """The vectors of some rows, in memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeldChunk(Chunk):
+    """A chunk whose vectors lie on a device, too, and were checked there.
+
+    Attributes
+    ----------
+    held:
+        The same vectors there.
+    """
+
+    held: There = None
+
+
+def hold(side: Side, devices: list[str]) -> Side:
+    """The side, made to stay on the device from its first reading on; itself where that is not possible.
+
+    Parameters
+    ----------
+    side:
+        A pool.
+    devices:
+        As `choose_devices` returns them.
+    """
+    if held(side) is not None or len(devices) != 1 or not devices[0].startswith("cuda") or side.dtype != np.float32:
+        return side
+    import torch
+
+    from lookalike.neighbors.cuda.held import HeldPool, has_room
+
+    device = torch.device(devices[0])
+    return HeldPool(side, device) if has_room(side, device) else side
+
+
+def held(side: Side) -> Held | None:
+    """The same side, where it is one that stays on a device."""
+    return cast(Held, side) if hasattr(side, "arithmetic") else None
