@@ -7,6 +7,7 @@ import argparse
 from benchmarks import (
     calibrate,
     card,
+    cards,
     embed,
     fidelity,
     gallery,
@@ -28,6 +29,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="name", required=True)
     embed.add_arguments(commands.add_parser("embed", help="images/s and peak memory against the reference's way"))
     card.add_arguments(commands.add_parser("card", help="images/s on one GPU"))
+    cards.add_arguments(commands.add_parser("cards", help="two GPUs against one: embedding and search"))
     fidelity.add_arguments(commands.add_parser("fidelity", help="how near vectors are to the reference's"))
     search.add_arguments(commands.add_parser("search", help="exact search in memory, against other libraries"))
     search_stream.add_arguments(

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         snapshot = Path(folder) / "siglip"
         MODELS["siglip-b16"](snapshot)
         for name, (height, width, distinct) in SIZES.items():
-            made = [_picture(Path(folder) / f"{name}-{seed}.jpg", height, width, seed) for seed in range(distinct)]
+            made = [picture(Path(folder) / f"{name}-{seed}.jpg", height, width, seed) for seed in range(distinct)]
             count = arguments.images if width < 1000 else arguments.images // 4
             files = [made[number % distinct] for number in range(count)]
             result["rows"].append(_measure(name, files, str(snapshot), arguments))
@@ -79,7 +79,8 @@ def _measure(name: str, files: list[str], snapshot: str, arguments: argparse.Nam
     return row
 
 
-def _picture(path: Path, height: int, width: int, seed: int) -> str:
+def picture(path: Path, height: int, width: int, seed: int) -> str:
+    """Write a photo-like JPEG file; return its path."""
     from PIL import Image
 
     random = np.random.default_rng(seed)

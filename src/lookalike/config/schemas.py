@@ -70,20 +70,24 @@ class ImageEmbeddingsConfig:
     pooling: str = setting(
         "model",
         "how tokens or feature maps become one vector: model: as the model does; cls, mean or gem where the family "
-        "allows it (see `lookalike encoders`)",
+        "allows it (none of this version does)",
     )
-    layer: int = setting(-1, "the block whose output is pooled, counted from 0; -1: the last; not of every family")
+    layer: int = setting(
+        -1, "the block whose output is pooled, counted from 0; -1: the last (no family of this version has others)"
+    )
     normalize: str = setting(
         "auto", "vectors of length 1: auto: as the family's reference (only TAO checkpoints are); true; false"
     )
     image_size: int = setting(
-        0, "side of the model's input in pixels, with interpolated positions; 0: the model's own; not of every family"
+        0,
+        "side of the model's input in pixels, with interpolated positions; 0: the model's own (no family of this version has others)",
     )
     augment: str = setting(
         "none", "the vector is the mean over turned images: none; flip: and its mirror image; rot90: four quarter turns"
     )
     trust_remote_code: bool = setting(
-        False, "true: run Python code that comes with the model; only for a model whose code you have read"
+        False,
+        "whether Python code that comes with a model may run; no family of this version runs any, true is refused",
     )
     device: str = setting(
         "auto", "auto (every CUDA device, one process each), cpu, cuda, cuda:N, mps, or several with commas"

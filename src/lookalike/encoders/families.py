@@ -67,6 +67,11 @@ class Family:
                 f"pooling={settings.pooling!r} is not possible with model={self.name}",
                 hint=f"use one of: {', '.join(allowed)}",
             )
+        if settings.trust_remote_code:
+            raise ConfigError(
+                f"trust_remote_code=true is not possible with model={self.name}: it runs no code of a model",
+                hint="leave it out",
+            )
         for key, possible, default in (("layer", self.layers, -1), ("image_size", self.sizes, 0)):
             if not possible and getattr(settings, key) != default:
                 raise ConfigError(f"{key} cannot be chosen with model={self.name}", hint="leave it out")

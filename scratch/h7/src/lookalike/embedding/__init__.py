@@ -1,1 +1,0 @@
-"""The embedding engine: read ahead, decode, batch, forward, write."""

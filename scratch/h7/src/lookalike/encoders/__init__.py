@@ -1,1 +1,0 @@
-"""Encoders: from preprocessed pixels to vectors, and the identity that says which one wrote a vector."""

@@ -1,1 +1,0 @@
-"""Exact nearest neighbours, blocked, in bounded memory."""

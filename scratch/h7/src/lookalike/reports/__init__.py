@@ -1,1 +1,0 @@
-"""What people read: summary, report, plots, atlas, contact sheet. Reads results, computes none."""

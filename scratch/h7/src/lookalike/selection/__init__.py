@@ -1,1 +1,0 @@
-"""Which pairs are kept, and why: pure arrays, no files, no torch."""

@@ -1,1 +1,0 @@
-"""Whole jobs: mining from two embedding tables, the demo, the doctor."""
