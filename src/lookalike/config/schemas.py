@@ -80,7 +80,8 @@ class ImageEmbeddingsConfig:
     )
     image_size: int = setting(
         0,
-        "side of the model's input in pixels, with interpolated positions; 0: the model's own (no family of this version has others)",
+        "side of the model's input in pixels, with interpolated positions; 0: the model's own (no "
+        "family of this version has others)",
     )
     augment: str = setting(
         "none", "the vector is the mean over turned images: none; flip: and its mirror image; rot90: four quarter turns"
