@@ -272,7 +272,7 @@ def _pass_by(
             checked = (chunk.vectors, chunk.first, excluded, labels)
             checking = beside.submit(check.see, *checked) if beside and wanted.certified else None
             zeros += _zeros(chunk.vectors)
-            for route, share, rows in _shares(chunk, vectors, routes, excluded, codes):
+            for route, share, rows in _shares(chunk, routes, excluded, codes, vectors):
                 route.finder.see(share, rows)
             if checking:
                 checking.result()
@@ -283,7 +283,7 @@ def _pass_by(
 
 
 def _shares(
-    chunk: Chunk, vectors: There, routes: list[_Route], excluded: npt.NDArray[np.bool_] | None, codes: dict[str, int]
+    chunk: Chunk, routes: list[_Route], excluded: npt.NDArray[np.bool_] | None, codes: dict[str, int], vectors: There
 ) -> Iterator[tuple[_Route, There, Rows]]:
     """The sources of a chunk that each route may return: vectors, from where they lie, and rows in the pool."""
     allowed = np.arange(len(chunk.vectors)) if excluded is None else np.flatnonzero(~excluded)

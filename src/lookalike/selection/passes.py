@@ -118,7 +118,7 @@ class Scorer:
         arithmetic: Arithmetic | None = None,
     ) -> None:
         self._whitening, self._scoring = whitening.leading(option.components), option.scoring
-        self._arithmetic = put = arithmetic or HostArithmetic(devices)
+        self._arithmetic = compute = arithmetic or HostArithmetic(devices)
         counted = weights > 0
         self._weights = weights[counted] / weights[counted].mean()
         self._avoid_weight, self._rows = avoid_weight, background.rows
@@ -127,8 +127,8 @@ class Scorer:
         if self._scoring == "lda":
             self._axis = lda_axis(goals, self._weights, others, avoid_weight)
             return
-        self._targets, self._avoid = put.put(goals), None if others is None else put.put(others)
-        self._background = put.put(self._directions(background.vectors))
+        self._targets, self._avoid = compute.put(goals), None if others is None else compute.put(others)
+        self._background = compute.put(self._directions(background.vectors))
 
     def scores(self, rows: Rows, vectors: There) -> Float64s:
         """The scores of some pool rows, whose vectors lie where the arithmetic computes."""

@@ -105,7 +105,7 @@ class CudaFinder:
         dimension = self._raw_targets.shape[1]
         most = max(GROUP, self._source_values // dimension)
         first = 0
-        with _turns[self._device], self._current():
+        with _turns[self._device], on(self._device):
             while first < len(vectors):
                 size = min(max(_SOURCES if self._frame else _FIRST, _SOURCES_PER_NEIGHBOR * self._k), most)
                 part = slice(first, first + size)
@@ -120,10 +120,6 @@ class CudaFinder:
     def found(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances and rows so far, on the device."""
         return self._distances, self._rows
-
-    def _current(self) -> AbstractContextManager[object]:
-        """Make the device the current one of this thread: Triton launches its kernels there."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _see_block(self, vectors: torch.Tensor, rows: torch.Tensor) -> None:
         """Take one block of sources."""
@@ -251,6 +247,11 @@ class CudaFinder:
         if scores.shape[1] < self._k:
             return floor
         return torch.maximum(floor, bound.lower(torch.topk(scores, self._k, dim=1, sorted=True).values[:, -1]))
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a device the current one of this thread: Triton launches its kernels there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _parts(count: int, size: int) -> Iterator[slice]:

@@ -14,8 +14,9 @@ from lookalike.neighbors.held import HeldChunk, Sums
 from lookalike.neighbors.sides import LARGEST, Side, check_values
 from lookalike.tables.embedding_stream import Chunk
 
-#: Rows of a block. A constant: sums would depend on it. (In float64, 384 MB at 768 dimensions.)
+#: Rows of a block at most, and values (256 MB in float64). Constants: sums would depend on them.
 BLOCK = 65_536
+_VALUES = 1 << 25
 #: The pool has at most this share of the memory that is free: the search and the scores need the rest.
 _FREE_SHARE = 2
 #: Rows read at a time where nothing else says.
@@ -64,12 +65,13 @@ class HeldPool:
     def blocks(self, excluded: Mask | None) -> Iterator[tuple[Rows, torch.Tensor]]:
         """See `Held.blocks`; views of the pool where nothing is excluded."""
         everything = self._everything()
+        size = max(1, min(BLOCK, _VALUES // self.dimension))
         allowed = None if excluded is None or not excluded.any() else np.flatnonzero(~excluded)
-        for first in range(0, self.rows if allowed is None else len(allowed), BLOCK):
+        for first in range(0, self.rows if allowed is None else len(allowed), size):
             if allowed is None:
-                yield np.arange(first, min(first + BLOCK, self.rows)), everything[first : first + BLOCK]
+                yield np.arange(first, min(first + size, self.rows)), everything[first : first + size]
             else:
-                rows = allowed[first : first + BLOCK]
+                rows = allowed[first : first + size]
                 yield rows, self._picked(rows)
 
     def sums(self, excluded: Mask | None) -> Sums:

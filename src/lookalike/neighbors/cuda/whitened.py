@@ -8,7 +8,7 @@ import torch
 
 from lookalike.neighbors.base import Float64s, Rows
 from lookalike.neighbors.cuda.exact import pair_distances
-from lookalike.neighbors.cuda.finder import CudaFinder
+from lookalike.neighbors.cuda.finder import CudaFinder, on
 from lookalike.neighbors.cuda.products import full_float32
 
 #: Cosines at a time (512 MB in float32), and bytes of the device's memory for one.
@@ -97,10 +97,13 @@ def _plain(queries: torch.Tensor, images: torch.Tensor, k: int, own: torch.Tenso
     if own is not None:
         there = (own >= 0).nonzero()[:, 0]
         cosines[there, own[there]] = -torch.inf
-    largest, places = torch.topk(cosines, k, dim=1, sorted=False)
+    largest, places = torch.topk(cosines, k, dim=1)
     del cosines
     places = places.masked_fill_(largest == -torch.inf, -1)
     index = torch.arange(len(queries), device=queries.device)
-    found = pair_distances("cosine", queries, images, index, places)
-    count = (places >= 0).sum(1).clamp_(min=1)
-    return torch.where(places >= 0, 1.0 - found, 0.0).sum(1) / count
+    with on(queries.device):
+        found = pair_distances("cosine", queries, images, index, places)
+    # Sorted, so that the sum does not depend on the order in which equal float32 values came.
+    found = found.sort(dim=1).values
+    there = torch.isfinite(found)
+    return torch.where(there, 1.0 - found, 0.0).sum(1) / there.sum(1).clamp_(min=1)
