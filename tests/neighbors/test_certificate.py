@@ -66,8 +66,8 @@ def test_one_long_vector_does_not_blind_the_check(metric, monkeypatch):
 @pytest.mark.parametrize("within_label", [False, True])
 def test_a_source_that_may_not_be_returned_is_seen(within_label, monkeypatch):
     """The check applies labels and exclusion on its own."""
-    monkeypatch.setattr(search_module, "_shares", lambda chunk, vectors, routes, *rest: (
-        (route, vectors, chunk.first + np.arange(len(chunk.vectors))) for route in routes
+    monkeypatch.setattr(search_module, "_shares", lambda chunk, routes, *rest: (
+        (route, chunk.vectors, chunk.first + np.arange(len(chunk.vectors))) for route in routes
     ))  # fmt: skip
     target, source = RANDOM.standard_normal((9, 16)), RANDOM.standard_normal((400, 16))
     excluded = None if within_label else np.arange(400) % 2 == 0
