@@ -14,6 +14,7 @@ from lookalike.errors import ConfigError, EncoderMismatch, TableError
 from lookalike.tables.embedding_stream import EmbeddingStream, read_embedding_table
 from lookalike.tables.history import History, add_iteration, write_history
 from lookalike.tables.run_folder import RunFolder
+from lookalike.workflow.barring.pictures import look
 from lookalike.workflow.barring.pool import bar_pool
 from lookalike.workflow.exclusion import read_all_excluded, read_excluded
 from support.embeddings import identity, write_embeddings
@@ -290,3 +291,13 @@ def test_inputs_say_where_relative_paths_start(place, monkeypatch):
     bars = bar_pool(stream, None, BarringConfig(), protect=table, inputs=RunConfig("", "", root=str(place)))
     assert rules(bars) == {3: "protected_bytes"}
     assert not bar_pool(stream, None, BarringConfig(), protect=table).mask.any()
+
+
+def test_pixels_are_the_same_in_whatever_mode_they_are_stored():
+    """Grey saved with three channels is the same picture; one pixel of another colour makes another one."""
+    values = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
+    grey = Image.fromarray(values)
+    colours = np.repeat(values[:, :, None], 3, axis=2)
+    assert look(Image.fromarray(colours)).digest == look(grey).digest
+    colours[7, 9, 2] ^= 1
+    assert look(Image.fromarray(colours)).digest != look(grey).digest

@@ -176,6 +176,12 @@ def test_a_column_that_is_missing_and_a_ledger_that_cannot_be_are_refused_before
         assert not (place / "run").exists()
 
 
+def test_a_dry_run_makes_no_folder_for_the_ledger(place, run_command):
+    words = ("--targets", "targets.parquet", "--pool", "pool.parquet", "--dry-run", "history=ledger/history.json")
+    assert run_command("lookalike", "mine", *words, cwd=place).returncode == 0
+    assert not (place / "ledger").exists()
+
+
 def commands_of(report):
     """The searches that a report recommends."""
     lines = (line.strip() for line in report.read_text().splitlines())

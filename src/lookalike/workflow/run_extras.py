@@ -16,7 +16,7 @@ from lookalike.config.schemas import RunConfig
 from lookalike.embedding.images import embed_with
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ConfigError, TableError
-from lookalike.tables.atomic import check_output
+from lookalike.tables.atomic import check_output, check_place
 from lookalike.tables.embedding_copy import place_embedding_table
 from lookalike.tables.embedding_stream import EmbeddingStream, plain_label, read_embedding_table
 from lookalike.tables.filepaths import normal_path
@@ -94,7 +94,7 @@ def _open_history(config: RunConfig, folder: RunFolder | None) -> History | None
     if not config.history:
         return None
     place = Path(config.history)
-    check_output(place)  # it is written at the end, when a run has been paid for
+    check_place(place)  # it is written at the end, when a run has been paid for
     history = require_intact(place) if place.exists() else History()
     if folder is not None and history.iterations and Path(history.iterations[-1].output_parquet) == folder.mined:
         history = History(history.iterations[:-1], history.extra)
@@ -185,6 +185,7 @@ def remember(config: RunConfig, folder: RunFolder, history: History | None, mine
             where=config.history,
             hint="go on with this run: it selects again without what the other one mined",
         )
+    check_output(place)
     write_history(place, add_iteration(history, mined.counts.topn, *files))
     log.info("%s: iteration %d, %d images", place, len(history.iterations) + 1, mined.counts.unique)
 
