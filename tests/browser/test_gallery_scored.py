@@ -57,7 +57,8 @@ def test_what_is_not_drawn_is_counted_and_said(page, pairs):
     """The page draws the nearest only; every target says how many more pairs it has, and why they were dropped."""
     drawn = pairs[(pairs["rank"].between(1, 2)) | (pairs.outcome == "kept")]
     assert len(drawn) < len(pairs)
-    assert f"Of the {len(pairs)} pairs of the run the page has {len(drawn)}" in page.inner_text(".tools")
+    words = f"Of the {len(pairs)} pairs of the run this page has {len(drawn)}: of each target the mined images"
+    assert words in page.inner_text(".tools")
     assert page.locator(".rest:visible").count() == 0
     page.click("#dropped")
     page.wait_for_selector(".rest:visible")

@@ -61,7 +61,8 @@ def _exhausted(facts: Facts) -> Action:
     title = "Pool exhausted"
     if not facts.searched:
         return Action(title, "Yes: nothing is left that may be mined. Add new images to the pool.")
-    left = f"No: {count(facts.searched - facts.mined, 'pool image')} that may be mined are not mined yet."
+    rest = count(facts.searched - facts.mined, "pool image that may be mined is", "pool images that may be mined are")
+    left = f"No: {rest} not mined yet."
     if not facts.mined:
         return Action(title, left)
     if is_exhausted(facts):
@@ -148,13 +149,12 @@ def _unserved(facts: Facts) -> Action:
     """What serves the targets that are left with nothing."""
     title = "Targets left with nothing"
     if facts.scored and facts.outcomes.get(Outcome.OVER_BUDGET):
-        if facts.budget < facts.target_count:
+        budget = min(facts.target_count, facts.searched)
+        if facts.budget < budget:
             text = f"The budget of {facts.budget} is less than the number of targets. One image for each:"
-            return Action(title, text, [_search(facts, budget=str(facts.target_count), min_per_target="1")])
+            return Action(title, text, [_search(facts, budget=str(budget), min_per_target="1")])
         if not facts.setting("min_per_target"):
-            text = (
-                "With `min_per_target=1` every target has a claim on its nearest candidate before the budget is filled:"
-            )
+            text = "With `min_per_target=1` every target has a claim on its nearest candidate first:"
             return Action(title, text, [_search(facts, min_per_target="1")])
     return Action(title, "The pool may lack such images: collect some, or raise the threshold, if one is set.")
 

@@ -166,7 +166,8 @@ class Facts:
     @property
     def topn(self) -> int:
         """Neighbours a target, as searched."""
-        return self.record.counts.get("topn") or int(self.setting("topn"))
+        found = self.record.counts.get("topn") if self.searched else None
+        return int(found or self.setting("topn"))
 
     @property
     def threshold(self) -> float | None:
@@ -223,10 +224,10 @@ class Facts:
     def filter_was_noop(self) -> bool:
         """Whether the label filter was asked for and changed nothing.
 
-        In a selection by score it acts inside the search, so that a pair of other labels is never met. Where there are
-        no pairs, there was nothing to change.
+        Where labels act inside the search, a pair of other labels is never met; where there are no pairs, there was
+        nothing to change.
         """
-        if self.filter_ran and (self.scored or not self.pairs):
+        if self.label_rule or (self.filter_ran and not self.pairs):
             return False
         return self.wants_label_filter and not self.record.counts.get("label_mismatches")
 

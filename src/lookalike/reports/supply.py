@@ -67,7 +67,8 @@ def why_empty(facts: Facts) -> str:
     """Why nothing was mined."""
     if not facts.searched:
         rules = ", ".join(left_out(facts))
-        return f"all {count(facts.left_out, 'pool image')} were left out before the search{rules and f' ({rules})'}"
+        every = count(facts.left_out, "pool image was", "pool images were")
+        return f"all {every} left out before the search{rules and f' ({rules})'}"
     if not facts.pairs:
         if facts.label_rule:
             return f"no target's label occurs in the pool, and `{facts.label_rule}` allows no other"
@@ -86,7 +87,7 @@ def otherwise(facts: Facts) -> tuple[str, dict[str, str]]:
     """Where nothing was mined: the search without the rule that left nothing, in words, and the settings for it."""
     if not facts.searched:
         text = "Name another pool, or add images to this one."
-        if set((facts.record.excluded or {}).get("rules", {})) == {"self_match"}:
+        if set((facts.record.excluded or {}).get("rules", {})) in ({"self_match"}, {"self_match", "self_twin"}):
             text += " If the targets themselves may be mined, mine again with `self_match=keep`."
         return text, {}
     if not facts.pairs and facts.label_rule:
