@@ -485,6 +485,7 @@ def test_large_runs_are_sampled_or_paged(open_page, tmp_path, monkeypatch):
     assert [path.name for path in pages] == ["gallery.html", "gallery_2.html", "gallery_3.html"]
     page = open_page(pages[0])
     assert "Page 1 of 3: 3 of 8 targets" in page.inner_text(".notice")
+    assert "Of the 16 pairs of the run this page has 6." in page.inner_text(".tools")
     press(page, "j", "x")
     page.click("nav[aria-label=Pages] >> text=3")
     assert page.eval_on_selector_all(".target", "a => a.map(t => t.id)") == ["target-6", "target-7"]

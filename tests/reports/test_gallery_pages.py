@@ -120,14 +120,14 @@ def test_targets_for_which_nothing_was_found_are_there(tmp_path):
                    within_label=True, topn=2)  # fmt: skip
     write_gallery(run)
     targets = content(run.gallery)["targets"]
-    assert [len(pairs) for *_, pairs in targets] == [2, 0]
+    assert [len(pairs) for *_, pairs, _ in targets] == [2, 0]
 
 
 def test_a_pair_table_may_have_no_score(tmp_path):
     run = make_run(tmp_path / "run")
     pq.write_table(pq.read_table(run.pairs).drop_columns(["score"]), run.pairs)
     write_gallery(run)
-    assert {pair[4] for *_, pairs in content(run.gallery)["targets"] for pair in pairs} == {None}
+    assert {pair[4] for *_, pairs, _ in content(run.gallery)["targets"] for pair in pairs} == {None}
 
 
 def test_the_sample_is_spread_and_wide_runs_have_fewer_targets_on_a_page(tmp_path, monkeypatch):
@@ -187,8 +187,7 @@ def test_the_palette_has_enough_contrast():
     style = (_TEMPLATES / "gallery.css").read_text(encoding="utf-8")
     looks = [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
              for block in re.findall(r"color-scheme: (?:light|dark);(.*?)\}", style, re.DOTALL)]  # fmt: skip
-    assert len(looks) == 3
-    assert looks[1] == looks[2], "dark by choice is dark by the system"
+    assert len(looks) == 2
     pairs = [(ink, paper, 4.5) for ink in ("ink", "soft", "accent", "good", "bad") for paper in ("paper", "card")]
     pairs += [("ink", "sunk", 4.5), ("soft", "sunk", 4.5), ("warn", "warn-wash", 4.5), ("warn", "paper", 4.5),
               ("good", "good-wash", 4.5), ("bad", "bad-wash", 4.5), ("on-accent", "accent", 4.5),

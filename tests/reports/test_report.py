@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from markdown_it import MarkdownIt
 
-from lookalike import mine
 from lookalike.errors import TableError
 from lookalike.reports.plots import write_plots
 from lookalike.reports.report import write_report
 from lookalike.tables.run_folder import RunFolder
 from support.embeddings import identity
+from support.recommended import mined_by, settings_of
 from support.report_contract import check_report, sections, table
 from support.runs import make_run
 
@@ -56,17 +56,18 @@ def report_of(folder):
     return write_report(folder).read_text(encoding="utf-8")
 
 
-def many_labels(place):
+def many_labels(place, **more):
     labels = [f"class {number % 2500:04d} of some product" for number in range(3000)]
-    return make_run(place, **unseen(3000, 80), target_labels=labels, pool_labels=["x"] * 80, filter_by_label="true")
+    return make_run(place, **unseen(3000, 80), target_labels=labels, pool_labels=["x"] * 80, filter_by_label="true",
+                    **more)  # fmt: skip
 
 
-def many_warnings(place):
+def many_warnings(place, **more):
     warnings = [f"warning {number} about {LONG} and what it means for the result" for number in range(60)]
-    return make_run(place, warnings=warnings, **unseen(4, 20))
+    return make_run(place, warnings=warnings, **unseen(4, 20), **more)
 
 
-def everything_wrong(place):
+def everything_wrong(place, **more):
     """Every finding at once, with paths and labels of many words."""
     labels = [" ".join("abcdefghijklmnopqrstuvwxyz") + str(number) for number in range(300)]
     words = " ".join("a" * 150)
@@ -76,8 +77,9 @@ def everything_wrong(place):
     vectors = random.standard_normal((300, 64)), np.concatenate([np.zeros((1, 64)), random.standard_normal((29, 64))])
     warnings = [f"{words} {number}" for number in range(40)]
     folder = make_run(
-        place, **paths, target_labels=labels, vectors=vectors, warnings=warnings, filter_by_label="true", topn=5
-    )
+        place, **paths, target_labels=labels, vectors=vectors, warnings=warnings, filter_by_label="true", topn=5,
+        **more,
+    )  # fmt: skip
     bad = dict.fromkeys(("missing", "unreadable", "truncated", "too_large", "not_an_image", "bad_vector"), 3)
     edit(folder, targets__quarantined=bad, pool__quarantined=bad, targets__path=f"/{words}", pool__path=f"/{words}",
          command=["lookalike", "mine", *words.split()], model_path=words)  # fmt: skip
@@ -86,28 +88,32 @@ def everything_wrong(place):
 
 SHAPES = {
     "plain": make_run,
-    "one of each": lambda place: make_run(place, targets=1, pool=1, topn=1, dimension=1),
-    "labels": lambda place: make_run(place, target_labels=["a", "b", "a", None], pool_labels=["a", "b"] * 10),
-    "no-op, labels missing": lambda place: make_run(place, filter_by_label="true"),
-    "no-op, nothing dropped": lambda place: make_run(
-        place, target_labels=["a"] * 4, pool_labels=["A "] * 20, filter_by_label="true"
+    "one of each": lambda place, **more: make_run(place, **more, targets=1, pool=1, topn=1, dimension=1),
+    "labels": lambda place, **more: make_run(
+        place, **more, target_labels=["a", "b", "a", None], pool_labels=["a", "b"] * 10
     ),
-    "empty by distance": lambda place: make_run(place, distance_threshold=0.0),
-    "empty by label": lambda place: make_run(
-        place, target_labels=["a"] * 4, pool_labels=["b"] * 20, filter_by_label="true"
+    "no-op, labels missing": lambda place, **more: make_run(place, **more, filter_by_label="true"),
+    "no-op, nothing dropped": lambda place, **more: make_run(
+        place, **more, target_labels=["a"] * 4, pool_labels=["A "] * 20, filter_by_label="true"
     ),
-    "no pairs": lambda place: make_run(place, target_labels=["a"] * 4, pool_labels=["b"] * 20, within_label=True),
+    "empty by distance": lambda place, **more: make_run(place, **more, distance_threshold=0.0),
+    "empty by label": lambda place, **more: make_run(
+        place, **more, target_labels=["a"] * 4, pool_labels=["b"] * 20, filter_by_label="true"
+    ),
+    "no pairs": lambda place, **more: make_run(
+        place, **more, target_labels=["a"] * 4, pool_labels=["b"] * 20, within_label=True
+    ),
     "thousands of labels": many_labels,
     "many warnings": many_warnings,
-    "long paths": lambda place: make_run(place, **unseen(40, 60, LONG), topn=5),
+    "long paths": lambda place, **more: make_run(place, **more, **unseen(40, 60, LONG), topn=5),
     "everything wrong": everything_wrong,
-    "pool exhausted": lambda place: make_run(place, targets=30, pool=5, topn=5),
-    "all equal": lambda place: make_run(place, vectors=(np.ones((4, 8)), np.ones((20, 8)))),
-    "targets are the pool": lambda place: make_run(
-        place, target_paths=names("p", 12), pool_paths=names("p", 12), vectors=(np.eye(12), np.eye(12))
+    "pool exhausted": lambda place, **more: make_run(place, **more, targets=30, pool=5, topn=5),
+    "all equal": lambda place, **more: make_run(place, **more, vectors=(np.ones((4, 8)), np.ones((20, 8)))),
+    "targets are the pool": lambda place, **more: make_run(
+        place, **more, target_paths=names("p", 12), pool_paths=names("p", 12), vectors=(np.eye(12), np.eye(12))
     ),
-    "euclidean": lambda place: make_run(place, knn_metric="euclidean"),
-    "manhattan, many ranks": lambda place: make_run(place, knn_metric="manhattan", topn=20),
+    "euclidean": lambda place, **more: make_run(place, **more, knn_metric="euclidean"),
+    "manhattan, many ranks": lambda place, **more: make_run(place, **more, knn_metric="manhattan", topn=20),
 }
 
 
@@ -116,11 +122,10 @@ DRAWN = ("labels", "no pairs", "thousands of labels", "everything wrong")
 CASES = [*((shape, False) for shape in SHAPES), *((shape, True) for shape in DRAWN)]
 
 
-@pytest.mark.parametrize(
-    ("shape", "plots"), [*((shape, False) for shape in SHAPES), *((shape, True) for shape in DRAWN)]
-)
-def test_every_run_gets_seven_sections_of_the_right_length(shape, plots, tmp_path):
-    folder = SHAPES[shape](tmp_path / "run")
+@pytest.mark.parametrize("scoring", ["nearest", "auto"])
+@pytest.mark.parametrize(("shape", "plots"), CASES)
+def test_every_run_gets_seven_sections_of_the_right_length(shape, plots, scoring, tmp_path):
+    folder = SHAPES[shape](tmp_path / "run", scoring=scoring)
     if plots:
         write_plots(folder)
     found = check_report(report_of(folder))
@@ -406,21 +411,13 @@ def bash_lines(text):
     return [line for block in blocks for line in block.split("\n") if line.strip()]
 
 
-def settings_of(words):
-    """Settings of a command line as arguments of the function behind it."""
-    settings = dict(word.split("=", 1) for word in words)
-    kinds = {"topn": int, "distance_threshold": float, "within_label": lambda word: word == "true"}
-    return {key: kinds.get(key, str)(value) for key, value in settings.items()}
-
-
 def test_recommended_searches_are_real_commands(tmp_path, run_command):
     folder = labelled(tmp_path / "a b" / "run")
     lines = [shlex.split(line) for line in bash_lines(report_of(folder))]
     searches = [words for words in lines if words[0] == "tmm"]
     assert len(searches) >= 2
     for words in searches:
-        assert words[:2] == ["tmm", "nearest_neighbors"]
-        assert mine(**settings_of(words[2:])).counts.unique
+        assert mined_by(settings_of(words))
     done = run_command(*searches[-1], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_parquet(tmp_path / "a b" / "run_again" / "mined.parquet"))
@@ -438,7 +435,7 @@ def test_an_empty_result_says_why_and_how_to_go_on(tmp_path):
     assert any("within_label=true" in line for line in bash_lines(found["Recommended Actions"]))
     gone = SHAPES["empty by distance"](tmp_path / "far")
     (line,) = bash_lines(sections(report_of(gone))["Recommended Actions"])
-    assert mine(**settings_of(shlex.split(line)[2:])).counts.unique
+    assert mined_by(settings_of(shlex.split(line)))
 
 
 def test_the_same_run_gives_the_same_report_and_it_may_move(tmp_path):

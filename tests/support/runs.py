@@ -1,14 +1,18 @@
 """Finished run folders made from small pictures and made-up vectors, without an encoder: quick, and of any shape."""
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, file_record
 from lookalike.workflow.mining import mine
+from lookalike.workflow.run_files import selection_record
 from support.embeddings import identity, write_embeddings
 
 
@@ -27,10 +31,11 @@ def make_images(folder, count, stem, size=(64, 48)):
 
 
 def make_run(folder, *, targets=4, pool=20, target_labels=None, pool_labels=None, target_paths=None, pool_paths=None,
-             topn=3, dimension=8, warnings=(), vectors=None, **settings):  # fmt: skip
+             topn=3, dimension=8, warnings=(), vectors=None, barred=None, **settings):  # fmt: skip
     """Make a run folder and return it; labels are lists or None; paths default to pictures beside the folder.
 
-    `settings` go to `mine` (`distance_threshold`, `filter_by_label`, ...); `vectors` are (targets, pool) or random.
+    `settings` go to `mine` (`scoring`, `distance_threshold`, ...); `vectors` are (targets, pool) or random; `barred`
+    has the rule of every pool row that may not be mined.
     """
     run = RunFolder(Path(folder))
     run.path.mkdir(parents=True)
@@ -43,10 +48,25 @@ def make_run(folder, *, targets=4, pool=20, target_labels=None, pool_labels=None
     write_embeddings(run.targets, vectors[0], filepaths=target_paths, labels=target_labels, who=who)
     write_embeddings(run.pool, vectors[1], filepaths=pool_paths, labels=pool_labels, who=who)
     settings = {"topn": topn, "knn_metric": "cosine", **settings}
+    if barred:
+        left = [pool_paths[row] for row in barred]
+        rules = list(barred.values())
+        table = {"source_row": list(barred), "filepath": left, "rule": rules, "barred_by": target_paths[:1] * len(left),
+                 "distance": pa.nulls(len(left), pa.float32())}  # fmt: skip
+        pq.write_table(pa.table(table), run.excluded)
+        settings["exclude_path"] = str(run.excluded)
     result = mine(run.pool, run.targets, run.mined, **settings)
     specs = (
         (run.embedding_spec, {"model": "CLIP", "model_path": "acme/tiny-clip", "batch_size": 64}),
-        (run.mining_spec, {"source_parquet": str(run.pool), "target_parquet": str(run.targets), **settings}),
+        (
+            run.mining_spec,
+            {
+                "source_parquet": str(run.pool),
+                "target_parquet": str(run.targets),
+                "output_parquet": str(run.mined),
+                **settings,
+            },
+        ),
     )
     for path, content in specs:
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -72,5 +92,7 @@ def make_run(folder, *, targets=4, pool=20, target_labels=None, pool_labels=None
         seconds={"embed targets": 1.5, "embed pool": 1.5, "mine": 0.1}, versions={"python": "3.11"},
         machine={"processor": "a processor", "cores": 2, "devices": []},
         files={path.name: file_record(path) for path in written},
+        excluded={"rules": dict(Counter(barred.values())), "images": len(barred), "read": 0} if barred else None,
+        selection=None if result.scored is None else selection_record(result.scored),
     ).write(run)  # fmt: skip
     return run

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from lookalike.config.schemas import NearestNeighborsConfig, RunConfig
 from lookalike.reports.facts import UNRELATED, Facts
-from lookalike.reports.findings import Room, why_empty, why_exhausted, why_noop
+from lookalike.reports.findings import Room, why_noop
 from lookalike.reports.markdown import code, command, count, number
+from lookalike.reports.supply import is_exhausted, is_short, more, otherwise, why_empty, why_exhausted, worst_rule
 from lookalike.selection.filters import Outcome
-
-#: Settings of a run that a search again keeps, where they are not at the search's defaults.
-_CARRIED = frozenset(f.name for f in fields(RunConfig)) & frozenset(f.name for f in fields(NearestNeighborsConfig)) - {
-    "topn", "knn_metric", "device", "memory_limit",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,8 @@ def recommend(facts: Facts, room: Room) -> list[Action]:
 def _augment(facts: Facts) -> Action:
     if not facts.mined:
         text = f"`mined.parquet` has no rows, so there is nothing to augment with: {why_empty(facts)}."
-        again, searches = _again(facts)
-        return Action("Augment: not yet", f"{text} {again}".rstrip(), searches)
+        words, changed = otherwise(facts)
+        return Action("Augment: not yet", f"{text} {words}".rstrip(), [_search(facts, **changed)] if changed else [])
     text = (
         f"Look through the {count(facts.mined, 'mined image')} first, keep or drop them in the gallery, and export "
         "your decisions. The second command writes `mined_reviewed.parquet`, the list to add to the training set (or "
@@ -62,54 +57,44 @@ def _augment(facts: Facts) -> Action:
     return Action("Augment with `mined.parquet`", text, [command(words) for words in commands])
 
 
-def _again(facts: Facts) -> tuple[str, list[str]]:
-    """The search again, with the rule that dropped most switched off: what that is, and the command."""
-    if not facts.searched:
-        return "Mine another pool, or, if the targets may be mined themselves, add `self_match=keep`.", []
-    worst = max(facts.outcomes, key=lambda name: facts.outcomes[name])
-    if facts.setting("within_label"):
-        return "The same search among all labels:", [_search(facts, within_label="false")]
-    if facts.by_score and facts.wants_label_filter and not facts.pairs:
-        return "The same search among all labels:", [_search(facts, filter_by_label="false")]
-    if worst == Outcome.OVER_DISTANCE:
-        return "The same search without a threshold:", [_search(facts, distance_threshold="-1.0")]
-    if worst == Outcome.LABEL_MISMATCH:
-        search = _search(facts, filter_by_label="false", within_label="true")
-        return "The same search among the images of each target's label:", [search]
-    return "", []
-
-
 def _exhausted(facts: Facts) -> Action:
-    if facts.exhausted and facts.mined:
-        text = f"Yes: {why_exhausted(facts)}. More neighbours per target would add little; add new images to the pool."
-        return Action("Pool exhausted", text)
+    title = "Pool exhausted"
     if not facts.searched:
-        return Action("Pool exhausted", "Yes: every pool image was left out, so that nothing could be mined.")
-    text = f"No: {count(facts.searched - facts.mined, 'pool image')} not mined yet."
-    budget = facts.setting("budget")
-    if budget and facts.mined:
-        text += " To get more, search again with a larger `budget`; no image is embedded again:"
-        return Action("Pool exhausted", text, [_search(facts, budget=str(min(2 * facts.mined, facts.searched)))])
-    more = min(2 * facts.topn, facts.searched)
-    if more == facts.topn or not facts.mined:
-        return Action("Pool exhausted", text)
-    text += " To get more, search again with a larger `topn`; no image is embedded again:"
-    return Action("Pool exhausted", text, [_search(facts, topn=str(more))])
+        return Action(title, "Yes: nothing is left that may be mined. Add new images to the pool.")
+    rest = count(facts.searched - facts.mined, "pool image that may be mined is", "pool images that may be mined are")
+    left = f"No: {rest} not mined yet."
+    if not facts.mined:
+        return Action(title, left)
+    if is_exhausted(facts):
+        return Action(title, f"Yes: {why_exhausted(facts)}. {_instead(facts)}")
+    changed = more(facts)
+    if not changed:
+        return Action(title, left)
+    text = f"{left} To get more, search again with a larger `{next(iter(changed))}`; no image is embedded again:"
+    return Action(title, text, [_search(facts, **changed)])
+
+
+def _instead(facts: Facts) -> str:
+    """What to do with an exhausted pool."""
+    rule = worst_rule(facts) if is_short(facts) else ""
+    if rule:
+        return f"A larger budget would add nothing; loosen what lies behind `{rule}`, or add new images to the pool."
+    return f"A larger {'budget' if facts.scored else '`topn`'} would add little; add new images to the pool."
 
 
 def _noop(facts: Facts) -> Action:
-    if not facts.wants_label_filter:
+    if facts.label_rule:
+        text = f"No: `{facts.label_rule}` acts inside the search, where each target meets images of its own label only."
+    elif not facts.wants_label_filter:
         text = "Not applicable: `filter_by_label` was off, so the labels of a pair may differ."
-    elif not facts.filter_was_noop:
-        text = (
-            "No: every target was searched among the pool images of its own label only."
-            if facts.by_score
-            else "No: the label filter kept images of other labels out, see the counts above."
-        )
-    else:
+    elif facts.filter_was_noop:
         text = f"Yes: {why_noop(facts)}."
         if not facts.filter_ran:
             text += " Add the column to the input tables, or leave `filter_by_label` out, so that nobody relies on it."
+    elif not facts.pairs:
+        text = "Not applicable: the search returned no pairs that it could have dropped."
+    else:
+        text = "No: the label filter kept images of other labels out, see the counts above."
     return Action("Label filter a no-op", text)
 
 
@@ -138,10 +123,7 @@ def _rest(facts: Facts, room: Room) -> Iterator[Action]:
         search = _search(facts, filter_by_label="false", within_label="true")
         yield Action("Targets left with nothing", text, [search])
     elif facts.nothing and facts.mined:
-        yield Action(
-            "Targets left with nothing",
-            "The pool may lack such images: collect some, or raise the threshold, if one is set.",
-        )
+        yield _unserved(facts)
     aside = [side for side in (facts.targets, facts.pool) if side.record.quarantined]
     if aside:
         places = [code(side.quarantine.name, room.value) for side in aside if side.quarantine]
@@ -151,6 +133,8 @@ def _rest(facts: Facts, room: Room) -> Iterator[Action]:
         yield Action("Images set aside", text)
     if facts.same_path or facts.same_vector:
         text = "Take the targets out of the pool table, so that the list holds new images only."
+        if facts.record.settings.get("self_match") == "keep":
+            text += " Or mine with `self_match=exclude`, the default, which leaves them out."
         yield Action("Targets in the pool", text)
     if facts.hub_count:
         text = "Look at the hub images first; remove them from the pool if they show nothing that matters."
@@ -161,26 +145,34 @@ def _rest(facts: Facts, room: Room) -> Iterator[Action]:
         yield Action("Encoder", "Embed both sides here with one `model` and `model_path`, and mine again.")
 
 
+def _unserved(facts: Facts) -> Action:
+    """What serves the targets that are left with nothing."""
+    title = "Targets left with nothing"
+    if facts.scored and facts.outcomes.get(Outcome.OVER_BUDGET):
+        budget = min(facts.target_count, facts.searched)
+        if facts.budget < budget:
+            text = f"The budget of {facts.budget} is less than the number of targets. One image for each:"
+            return Action(title, text, [_search(facts, budget=str(budget), min_per_target="1")])
+        if not facts.setting("min_per_target"):
+            text = "With `min_per_target=1` every target has a claim on its nearest candidate first:"
+            return Action(title, text, [_search(facts, min_per_target="1")])
+    return Action(title, "The pool may lack such images: collect some, or raise the threshold, if one is set.")
+
+
 def _search(facts: Facts, **changed: str) -> str:
-    """The command that searches again in the run's own embedding tables, with other settings."""
-    folder = facts.folder.path.resolve()
+    """The command that searches again in the run's own tables, with other settings.
+
+    All others come from the run's own spec: what the run left out stays out. The spec names the folder in which the
+    run was made, the command the one in which it lies now.
+    """
+    here, folder = facts.folder.path.resolve(), facts.folder
     words = {
-        "source_parquet": str(folder / facts.folder.pool.name),
-        "target_parquet": str(folder / facts.folder.targets.name),
-        "output_parquet": str(folder.with_name(f"{folder.name}_again") / facts.folder.mined.name),
-        "topn": str(facts.setting("topn")),
-        "knn_metric": facts.metric,
+        "source_parquet": folder.pool,
+        "target_parquet": folder.targets,
+        "exclude_path": folder.excluded,
+        "avoid_parquet": folder.avoid,
     }
-    for name, default in facts.defaults.items():
-        if name in _CARRIED and facts.setting(name) != default:
-            words[name] = str(facts.setting(name)).lower()
-    # What may not be mined has other names in a run's settings; its folder has the lists that came of them.
-    for name, file in (("exclude_path", facts.folder.excluded), ("avoid_parquet", facts.folder.avoid)):
-        if file.exists():
-            words[name] = str(folder / file.name)
-    words |= changed
-    if changed.get("within_label") == "false":
-        del words["within_label"]
-    columns = {"source_embed_column_name": 1, "target_embed_column_name": 0}
-    words |= {name: facts.columns[place] for name, place in columns.items() if facts.columns[place] != "embedding"}
-    return command(["tmm", "nearest_neighbors", *(f"{name}={value}" for name, value in words.items())])
+    places = {name: str(here / path.name) for name, path in words.items() if path.exists()}
+    places["output_parquet"] = str(here.with_name(f"{here.name}_again") / folder.mined.name)
+    settings = (f"{name}={value}" for name, value in {**places, **changed}.items())
+    return command(["tmm", "nearest_neighbors", "-e", str(here / folder.mining_spec.name), *settings])

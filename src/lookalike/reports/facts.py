@@ -34,7 +34,7 @@ _SCIPY = {"cosine": "cosine", "euclidean": "euclidean", "manhattan": "cityblock"
 
 #: A hub is found for so many targets at least, for such a share of them, and so many times as often as by chance.
 HUB_TARGETS, HUB_SHARE, HUB_TIMES = 10, 0.1, 10
-#: The pool counts as exhausted when such a share of it is mined, or of the candidates were duplicates.
+#: The pool counts as exhausted when such a share of what may be mined is mined, or of the candidates were duplicates.
 MINED_SHARE, DUPLICATE_SHARE = 0.8, 0.5
 #: Nearest distances from this share of a random pair's distance on count as unrelated.
 UNRELATED = 0.8
@@ -127,8 +127,6 @@ class Facts:
         Least, median and largest score of the kept pairs, where there are scores.
     paths:
         Of the mined table.
-    columns:
-        The embedding columns of targets and pool, in the tables of the run folder.
     defaults:
         Of the settings of the search.
     """
@@ -154,7 +152,6 @@ class Facts:
     self_mined: int
     scores: tuple[float, float, float] | None
     paths: PathFacts
-    columns: tuple[str, str]
     defaults: dict[str, Any] = field(default_factory=lambda: vars(NearestNeighborsConfig()))
 
     def setting(self, name: str) -> Any:
@@ -169,7 +166,8 @@ class Facts:
     @property
     def topn(self) -> int:
         """Neighbours a target, as searched."""
-        return self.record.counts.get("topn") or int(self.setting("topn"))
+        found = self.record.counts.get("topn") if self.searched else None
+        return int(found or self.setting("topn"))
 
     @property
     def threshold(self) -> float | None:
@@ -181,6 +179,26 @@ class Facts:
     def target_count(self) -> int:
         """Targets that were searched for."""
         return self.record.targets.embedded
+
+    @property
+    def left_out(self) -> int:
+        """Pool images that might not be mined, and were not searched."""
+        return self.record.counts.get("excluded") or 0
+
+    @property
+    def searched(self) -> int:
+        """Pool images that were searched."""
+        return self.record.pool.embedded - self.left_out
+
+    @property
+    def scored(self) -> bool:
+        """Whether images were selected by score, and not as the topn nearest of every target."""
+        return self.record.selection is not None
+
+    @property
+    def budget(self) -> int:
+        """How many images a selection by score could keep; 0 without one."""
+        return int(self.record.selection["budget"]) if self.record.selection is not None else 0
 
     @property
     def mined(self) -> int:
@@ -206,46 +224,19 @@ class Facts:
     def filter_was_noop(self) -> bool:
         """Whether the label filter was asked for and changed nothing.
 
-        In a selection by score it acts inside the search, so that a pair of other labels is never met.
+        Where labels act inside the search, a pair of other labels is never met; where there are no pairs, there was
+        nothing to change.
         """
-        if self.record.selection is not None and self.filter_ran:
+        if self.label_rule or (self.filter_ran and not self.pairs):
             return False
         return self.wants_label_filter and not self.record.counts.get("label_mismatches")
 
     @property
-    def barred(self) -> int:
-        """Pool images that were left out of the search."""
-        return int((self.record.excluded or {}).get("images", 0))
-
-    @property
-    def searched(self) -> int:
-        """Pool images that were searched."""
-        return self.record.pool.embedded - self.barred
-
-    @property
-    def by_score(self) -> bool:
-        """Whether images were selected by a score within a budget, not as the nearest of every target."""
-        return self.record.selection is not None
-
-    @property
-    def mined_share(self) -> float:
-        """Share of the pool images that were searched that is mined."""
-        return self.mined / max(1, self.searched)
-
-    @property
-    def duplicate_share(self) -> float:
-        """Share of the candidates whose image was mined for an earlier pair."""
-        duplicates = self.outcomes.get(Outcome.DUPLICATE, 0)
-        return duplicates / max(1, duplicates + self.mined)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether there is not much left to find.
-
-        Duplicates tell that only where the nearest of every target are mined: by score, an image that is kept is a
-        duplicate for all the other targets among whose candidates it is.
-        """
-        return self.mined_share >= MINED_SHARE or (not self.by_score and self.duplicate_share > DUPLICATE_SHARE)
+    def label_rule(self) -> str:
+        """The setting that let each target meet images of its own label only; empty where none did."""
+        if self.setting("within_label"):
+            return "within_label"
+        return "filter_by_label" if self.scored and self.wants_label_filter and self.filter_ran else ""
 
     @property
     def all_unrelated(self) -> bool:
@@ -312,7 +303,6 @@ def gather(folder: RunFolder) -> Facts:
         self_mined=int((pairs.same_path & pairs.kept).sum()),
         scores=_scores(pairs),
         paths=look_at_paths(folder, str(record.settings.get("root") or "")),
-        columns=(tables[0].column, tables[1].column),
     )  # fmt: skip
 
 

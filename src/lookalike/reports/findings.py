@@ -6,22 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lookalike.reports.facts import (
-    DUPLICATE_SHARE,
     HUB_SHARE,
     HUB_TARGETS,
     HUB_TIMES,
-    MINED_SHARE,
     UNRELATED,
     Facts,
     Side,
 )
-from lookalike.reports.markdown import code, count, number, plain
+from lookalike.reports.markdown import code, count, number, percent, plain
+from lookalike.reports.supply import is_exhausted, is_short, why_empty, why_exhausted
 from lookalike.selection.filters import Outcome
 
 #: Warnings that a finding of its own stands for: how two of a search begin, and what one of a run holds.
 _FILTER_WARNING = "filter_by_label is on"
 _IDENTITY_WARNING = "no encoder identity"
 _OVERLAP_WARNING = "targets are in the pool, too"
+_SHORT_WARNING = "images are kept of a budget of"
+_EMPTY_WARNINGS = ("every row of the pool is excluded", "no target has a neighbour in the pool that may be kept")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def _is_told(warning: str, facts: Facts) -> bool:
         (warning.startswith(_FILTER_WARNING) and facts.filter_was_noop)
         or (warning.startswith(_IDENTITY_WARNING) and facts.same_encoder is None)
         or (_OVERLAP_WARNING in warning and bool(facts.same_path))
+        or (_SHORT_WARNING in warning and is_short(facts))
+        or (warning.startswith(_EMPTY_WARNINGS) and not facts.pairs)
         or (_SET_ASIDE in warning and any(side.record.quarantined for side in (facts.targets, facts.pool)))
     )
 
@@ -129,8 +132,8 @@ def _served(facts: Facts, room: Room) -> Iterator[str]:
             f"**{count(facts.nothing, 'target')} left with nothing**: none of {whose} neighbours is in the mined table"
             f"{_such_as(facts.first_nothing, facts.nothing, room)}."
         )
-    if facts.exhausted and facts.mined:
-        yield f"**The pool is nearly exhausted** around the targets: {why_exhausted(facts)}."
+    if is_exhausted(facts) and facts.mined:
+        yield f"**The pool is nearly exhausted** for these targets and settings: {why_exhausted(facts)}."
 
 
 def _images(facts: Facts, room: Room) -> Iterator[str]:
@@ -169,20 +172,6 @@ def _images(facts: Facts, room: Room) -> Iterator[str]:
         yield "**Paths in the mined table are not valid UTF-8**; other programs may not find these files."
 
 
-def why_empty(facts: Facts) -> str:
-    """Why nothing was mined."""
-    if not facts.pairs:
-        if not facts.searched:
-            return f"all {count(facts.barred, 'pool image')} were left out, by the rules in `excluded.parquet`"
-        if facts.setting("within_label"):
-            return "no target's label occurs in the pool, and `within_label` allows no other"
-        if facts.by_score and facts.wants_label_filter:
-            return "no target's label occurs in the pool, and `filter_by_label` allows no other"
-        return "the search returned no pairs"
-    name, dropped = max(facts.outcomes.items(), key=lambda outcome: outcome[1])
-    return f"the search returned {count(facts.pairs, 'pair')}, and the rule `{name}` alone dropped {dropped}"
-
-
 def why_noop(facts: Facts) -> str:
     """Why the label filter changed nothing."""
     if facts.filter_ran:
@@ -190,18 +179,6 @@ def why_noop(facts: Facts) -> str:
     sides = (facts.targets, facts.pool)
     lacking = [f"{side.name} has no column `label`" for side in sides if not side.record.has_label]
     return f"{' and '.join(lacking) or 'a table has no column `label`'}, so nothing was filtered"
-
-
-def why_exhausted(facts: Facts) -> str:
-    """The shares that tell how much of the pool is left."""
-    mined = f"{_percent(facts.mined_share)} of what was searched is mined (limit {_percent(MINED_SHARE)})"
-    if facts.by_score:
-        return mined
-    return (
-        f"{mined}, and "
-        f"{_percent(facts.duplicate_share)} of the candidates were duplicates of an earlier one "
-        f"(limit {_percent(DUPLICATE_SHARE)})"
-    )
 
 
 def _reasons(side: Side) -> str:
@@ -225,7 +202,7 @@ def headline(facts: Facts, things: int) -> str:
 
 def kept_share(facts: Facts) -> str:
     """The share of pairs that were kept."""
-    return _percent(facts.outcomes[Outcome.KEPT] / max(1, facts.pairs))
+    return percent(facts.outcomes[Outcome.KEPT] / max(1, facts.pairs))
 
 
 def _such_as(paths: Sequence[str], total: int, room: Room) -> str:
@@ -237,9 +214,5 @@ def _more(left: int) -> str:
     return f" and {left} more" if left > 0 else ""
 
 
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if not 0 < share < 0.01 else "under 1%"
-
-
 def _share(share: float) -> str:
-    return {0.1: "tenth"}.get(share, _percent(share))
+    return {0.1: "tenth"}.get(share, percent(share))

@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 
+from lookalike.config.schemas import ScoringConfig
 from lookalike.errors import LookalikeError
 from lookalike.reports.captions import plot_captions
 from lookalike.reports.facts import gather
@@ -71,6 +72,7 @@ def write_gallery(folder: RunFolder, *, every: bool = False) -> list[Path]:
             **_inline(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))),
             plots=_plots(folder),
             shown=len(rows),
+            shown_pairs=int((data.first_pair[rows + 1] - data.first_pair[rows]).sum()),
             total=len(data.target_paths),
             number=number + 1,
             names=[path.name for path in paths],
@@ -104,7 +106,7 @@ def describe(outcome: str, threshold: float | None) -> tuple[str, str]:
     """The name of an outcome for people, and the rule behind it in words."""
     farther = "farther than the threshold" + (f" of {threshold:g}" if threshold is not None else "")
     known = {
-        Outcome.KEPT: ("kept", "mined: it is in mined.parquet"),
+        Outcome.KEPT: ("kept", "mined: it is in mined.parquet"),  # the page knows more of a selection by score
         Outcome.LABEL_MISMATCH: ("other label", "its label is not the target's"),
         Outcome.OVER_DISTANCE: ("too far", farther),
         Outcome.DUPLICATE: ("duplicate", "the same image is kept already"),
@@ -136,7 +138,12 @@ def _verdict(data: GalleryData) -> dict[str, Any]:
         "review": _command(data.folder, "review", "decisions.csv"),
         "mined": outcomes[Outcome.KEPT],
         "metric": setting(record.settings, "knn_metric"),
-        "topn": record.counts.get("topn"),
+        "searched": record.pool.embedded - (record.counts.get("excluded") or 0),
+        "left_out": record.counts.get("excluded") or 0,
+        "left_out_by": ", ".join(f"{number} {rule}" for rule, number in _rules_before(record).items()),
+        "numbers": _numbers(record),
+        "pairs": sum(outcomes.values()),
+        "hides": bool(data.hidden.any()),
         "threshold": threshold,
         "without": len(data.target_paths) - len(satisfied),
         "encoder": _encoder(record.model, record.model_path, record.targets),
@@ -150,6 +157,21 @@ def _verdict(data: GalleryData) -> dict[str, Any]:
     }
 
 
+def _rules_before(record: RunRecord) -> dict[str, int]:
+    """How many pool images each rule left out before the search."""
+    rules: dict[str, int] = (record.excluded or {}).get("rules", {})
+    return rules
+
+
+def _numbers(record: RunRecord) -> dict[str, Any]:
+    """The numbers that decided how many images there are, as the head of the page names them."""
+    if record.selection is None:
+        return {"Neighbours each": record.counts.get("topn")}
+    candidates = setting(record.settings, "candidates")
+    known = {"Candidates each": candidates if candidates is not None else ScoringConfig.candidates}
+    return {"Budget": record.selection["budget"], **known}
+
+
 def _chosen(record: RunRecord) -> str:
     """How the images were chosen, in a sentence."""
     selection = record.selection
@@ -161,9 +183,11 @@ def _chosen(record: RunRecord) -> str:
         "lda": "nearest to the mean of the targets",
         "nearest": "best rank among the neighbours of any target",
     }.get(selection["scoring"], "best score")
+    floor = setting(record.settings, "min_per_target")
+    claim = "" if floor == 0 else "every target first had a claim on its own nearest; "
     return (
-        f"by score, {selection['scoring']}{components}: {why}; the best {selection['budget']}, and every target first "
-        f"had a claim on its own nearest ({selection['served']} of {selection['targets']} served)"
+        f"by score, {selection['scoring']}{components}: {why}; the best {selection['budget']} at most; {claim}"
+        f"{selection['served']} of {selection['targets']} targets have a mined image among their own candidates"
     )
 
 

@@ -43,8 +43,12 @@ class GalleryData:
         The run.
     target_paths, target_labels:
         A path and a label (or None) for every target row.
+    outcomes:
+        How many pairs of the run had each outcome: kept first, then in the order of the rules, then any other.
     pairs:
-        The pair table.
+        The pairs that are shown.
+    hidden:
+        For every target row, how many pairs of each of `outcomes` it has that are not shown.
     first_pair:
         For every target row, where its pairs begin in the pair table; one entry more than there are targets.
     """
@@ -53,7 +57,9 @@ class GalleryData:
     record: RunRecord
     target_paths: list[str]
     target_labels: list[str | None]
+    outcomes: dict[str, int]
     pairs: pa.Table
+    hidden: npt.NDArray[np.int64]
     first_pair: npt.NDArray[np.int64]
 
     @functools.cached_property
@@ -66,14 +72,6 @@ class GalleryData:
     def reading(self) -> Reading:
         """How the run read its images."""
         return Reading.of(self.record.settings)
-
-    @functools.cached_property
-    def outcomes(self) -> dict[str, int]:
-        """How many pairs had each outcome: kept first, then in the order of the rules, then any other."""
-        counts = Counter(self.pairs.column("outcome").to_pylist())
-        known = [str(outcome) for outcome in Outcome]
-        names = [*known, *sorted(set(counts) - set(known))]
-        return {name: counts[name] for name in names if counts[name] or name == Outcome.KEPT}
 
     def pages(self, *, every: bool) -> list[npt.NDArray[np.int64]]:
         """The target rows of each page: all of them on as many pages as it takes, or a sample on one.
@@ -99,7 +97,8 @@ def load(folder: RunFolder) -> GalleryData:
         When the folder is no finished run or a table is damaged.
     """
     record = read_record(folder)
-    pairs = _shown(read_pairs(folder), record)
+    every = read_pairs(folder)
+    pairs = _shown(every, record)
     targets = Parts.open(str(folder.targets))
     targets.require("filepath")
     table = targets.read(("filepath", "label"))
@@ -109,16 +108,36 @@ def load(folder: RunFolder) -> GalleryData:
     if len(rows) and (np.diff(rows) < 0).any():
         pairs = pairs.sort_by([("target_row", "ascending"), ("rank", "ascending")])
         rows = pairs.column("target_row").to_numpy()
-    if len(rows) and rows[-1] >= len(paths):
+    last = pc.max(every.column("target_row")).as_py() if len(every) else -1
+    if last >= len(paths):
         raise TableError(
-            f"names target row {rows[-1]}, and {folder.targets.name} has {len(paths)} rows",
+            f"names target row {last}, and {folder.targets.name} has {len(paths)} rows",
             where=str(folder.pairs),
             hint="the two tables are of different runs; mine again",
         )
+    outcomes = _outcomes(every)
+    hidden = _by_target(every, outcomes, len(paths)) - _by_target(pairs, outcomes, len(paths))
     return GalleryData(
-        folder, record, paths, [None if label is None else str(label) for label in labels], pairs,
+        folder, record, paths, [None if label is None else str(label) for label in labels], outcomes, pairs, hidden,
         np.searchsorted(rows, np.arange(len(paths) + 1)),
     )  # fmt: skip
+
+
+def _outcomes(pairs: pa.Table) -> dict[str, int]:
+    """How many pairs had each outcome, in the order in which they are shown."""
+    counts = Counter(pairs.column("outcome").to_pylist())
+    known = [str(outcome) for outcome in Outcome]
+    names = [*known, *sorted(set(counts) - set(known))]
+    return {name: counts[name] for name in names if counts[name] or name == Outcome.KEPT}
+
+
+def _by_target(pairs: pa.Table, outcomes: dict[str, int], targets: int) -> npt.NDArray[np.int64]:
+    """How many pairs of each outcome every target has: targets x outcomes."""
+    names = pa.array(list(outcomes), pa.string())
+    codes = pc.index_in(pairs.column("outcome").cast(pa.string()), names).to_numpy()
+    found = np.zeros((targets, len(outcomes)), np.int64)
+    np.add.at(found, (pairs.column("target_row").to_numpy(), codes), 1)
+    return found
 
 
 def _shown(pairs: pa.Table, record: RunRecord) -> pa.Table:
@@ -212,11 +231,15 @@ def page_content(
             ]
             for pair in data.pairs.slice(first, last - first).to_pylist()
         ]
-        targets.append([int(row), place[data.target_paths[row]], data.target_labels[row], pairs])
+        hidden = [[int(code), int(data.hidden[row, code])] for code in np.flatnonzero(data.hidden[row])]
+        targets.append([int(row), place[data.target_paths[row]], data.target_labels[row], pairs, hidden])
     return {
         "run": data.identity,
         "name": data.folder.path.resolve().name,
         "review": command(("lookalike", "review", str(data.folder.path.resolve()))),
+        "whole": len(rows) == len(data.target_paths),
+        "scored": data.record.selection is not None,
+        "cutoff": _short((data.record.selection or {}).get("cutoff")),
         "outcomes": outcomes,
         "images": [
             [path, image_link(path, root, folder), image_id(path), base64.b64encode(one.data).decode(), one.reason]

@@ -131,6 +131,11 @@ def count(number: int, noun: str, nouns: str = "") -> str:
     return f"{number} {noun if number == 1 else nouns or noun + 's'}"
 
 
+def percent(share: float) -> str:
+    """A share in percent."""
+    return f"{share:.0%}" if not 0 < share < 0.01 else "under 1%"
+
+
 def number(value: float | None) -> str:
     """A distance with four digits; a dash where there is none."""
     return "–" if value is None else f"{value:.4g}"

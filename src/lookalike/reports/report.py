@@ -14,7 +14,7 @@ from lookalike.reports.actions import recommend
 from lookalike.reports.captions import plot_captions
 from lookalike.reports.facts import Facts, LabelFacts, Side, gather
 from lookalike.reports.findings import Room, dropped, find, headline, kept_share, why_noop
-from lookalike.reports.selection_text import held_out_table, selection_words
+from lookalike.reports.selection_text import held_out_table, selection_words, settings_words
 from lookalike.tables.atomic import atomic_path
 from lookalike.tables.run_folder import RunFolder
 
@@ -31,6 +31,12 @@ _ROOMS = (
     Room(3, 2, 60, 24, prose=False),
     Room(1, 1, 40, 12, prose=False),
 )
+#: What `topn` is called, by whether images were scored, and whether a budget was given.
+_PER_QUERY = {
+    (False, False): "Similar items per query",
+    (True, False): "Similar items per query (sets the budget)",
+    (True, True): "Similar items per query (but the budget is given)",
+}
 _METRICS = {
     "cosine": "The cosine distance is 1 minus the cosine of the angle: from 0 to 2, and 1 at a right angle.",
     "euclidean": "The Euclidean distance has no largest value; it grows with the length of the vectors.",
@@ -93,18 +99,17 @@ def render(facts: Facts, room: Room) -> str:
         "findings": findings.own,
         "warnings": findings.warnings[: room.items],
         "more_warnings": len(findings.warnings[room.items :]),
-        "left_out": ", ".join(f"{rule} {number}" for rule, number in (record.excluded or {}).get("rules", {}).items()),
         "inputs": _inputs(facts, value),
         "input_note": _input_note(facts),
         "encoders": _encoders(facts, value),
         "command": markdown.fence(markdown.command(record.command, 4 * value), "text"),
-        "settings": _settings(facts),
+        "settings": settings_words(facts),
         "counts": _counts(facts),
         "outcomes": dropped(facts),
         "noop": _noop(facts),
         "certificate": _certificate(facts),
-        "selection": selection_words(record.selection, facts.mined) if record.selection else "",
-        "held_out": held_out_table(record.selection, room.items) if record.selection else "",
+        "selection": selection_words(facts, record.selection, prose=room.prose) if record.selection else "",
+        "held_out": held_out_table(record.selection, room.items, prose=room.prose) if record.selection else "",
         "times": ", ".join(
             f"{markdown.plain(step, 40)} {seconds:.1f} s" for step, seconds in list(record.seconds.items())[:8]
         ),
@@ -201,31 +206,18 @@ def _encoder_row(facts: Facts, side: Side, most: int) -> tuple[object, ...]:
     return (step, family, path, architecture, model.dimension, fingerprint)
 
 
-def _settings(facts: Facts) -> str:
-    """The settings of the search, as `name=value`."""
-    asked = facts.setting("topn")
-    threshold = "off" if facts.threshold is None else f"{facts.threshold:g}"
-    values = {
-        "topn": f"{facts.topn}" + (f" (asked for {asked})" if asked != facts.topn else ""),
-        "knn_metric": markdown.plain(facts.metric, 40),
-        "filter_by_label": "on" if facts.wants_label_filter else "off",
-        "within_label": "on" if facts.setting("within_label") else "off",
-        "distance_threshold": threshold,
-    }
-    return ", ".join(f"`{name}` {value}" for name, value in values.items())
-
-
 def _counts(facts: Facts) -> str:
     """The counts of `mining_summary.txt`."""
     counts = facts.record.counts
     names = {
         "targets": "Target queries",
-        "topn": "Similar items per query",
+        "topn": _PER_QUERY[facts.scored, bool(facts.setting("budget"))],
         "pairs": "Total pairs",
         "label_mismatches": "Dropped by label",
         "over_distance": "Dropped by distance",
         "duplicates": "Duplicates removed",
         "unique": "Unique items saved",
+        "excluded": "Excluded from the pool",
     }
     known = [(title, counts[key]) for key, title in names.items() if counts.get(key) is not None]
     further = [
@@ -241,12 +233,17 @@ def _counts(facts: Facts) -> str:
 
 def _noop(facts: Facts) -> str:
     """Whether the label filter changed anything."""
+    if facts.label_rule:
+        return (
+            f"The label filter was not a no-op: `{facts.label_rule}` acts inside the search, among images of the "
+            "target's own label."
+        )
     if not facts.wants_label_filter:
         return "The label filter was off, so the question whether it was a no-op does not arise."
     if facts.filter_was_noop:
         return f"The label filter was a no-op: {why_noop(facts)}."
-    if facts.record.selection is not None:
-        return "The label filter was not a no-op: it acted inside the search, among images of the target's own label."
+    if not facts.pairs:
+        return "The label filter met no pairs, so the question whether it was a no-op does not arise."
     mismatches = facts.record.counts["label_mismatches"] or 0
     return f"The label filter was not a no-op: it dropped {markdown.count(mismatches, 'pair')} whose labels differ."
 

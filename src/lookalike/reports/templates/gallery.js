@@ -245,13 +245,21 @@ async function importCsv(file) {
   const path = head.indexOf("filepath");
   const decision = head.indexOf("decision");
   if (path < 0 || decision < 0) return say("Not taken: the file has no columns filepath and decision.");
-  const known = rows.filter((row) => mined.has(row[path]) && ["keep", "drop"].includes(row[decision]));
+  const decided = rows.filter((row) => row[path] && ["keep", "drop"].includes(row[decision]));
+  const known = decided.filter((row) => mined.has(row[path]));
+  // A page that shows the whole run knows every mined image; one of several keeps what the others may show.
+  const others = page.whole ? [] : decided.filter((row) => !mined.has(row[path]));
+  const columns = COLUMNS.slice(2).map((name) => head.indexOf(name));
+  if (others.length) decisions.take(others.map((row) => [row[path], [row[decision], ...columns.map((at) => row[at] ?? "")]]));
   for (const word of ["keep", "drop"]) {
     const pairs = known.filter((row) => row[decision] === word).map((row) => mined.get(row[path]));
     if (pairs.length) decisions.set(pairs, word);
   }
-  const left = rows.length - known.length;
-  say(`Imported ${known.length} decisions${left ? `; ${left} rows are not of this page and were left out` : ""}. ${tallyWords()}`);
+  const left = rows.length - known.length - others.length;
+  const words = [`Imported ${known.length + others.length} decisions`];
+  if (others.length) words.push(`, ${others.length} of them of other pages`);
+  if (left) words.push(`; ${left} rows ${page.whole ? "are not of this page" : "hold no decision"} and were left out`);
+  say(`${words.join("")}. ${tallyWords()}`);
 }
 
 // ---- keys ----
@@ -279,10 +287,12 @@ document.addEventListener("keydown", (event) => {
   const onControl = at.matches("button, a, input");
   if (onControl && (event.key === "Enter" || event.key === " ")) return; // it does what it says
   const single = control("shortcuts").checked;
-  const work = KEYS[event.key] ?? (single ? LETTERS[event.key] : undefined);
+  // Caps Lock makes other letters of the same keys: Shift tells one image from all of a target.
+  const letter = event.shiftKey ? event.key.toUpperCase() : event.key.toLowerCase();
+  const work = KEYS[event.key] ?? (single ? LETTERS[letter] : undefined);
   if (!work) return;
   // Where nothing of the gallery has the focus, the first move only shows where one is.
-  const lost = (at === document.body || at.id === "targets") && current && (event.key.startsWith("Arrow") || "hjkl".includes(event.key));
+  const lost = (at === document.body || at.id === "targets") && current && (event.key.startsWith("Arrow") || "hjkl".includes(letter));
   event.preventDefault();
   if (lost) select(current);
   else work();
@@ -346,18 +356,17 @@ function clear() {
 
 // ---- colours ----
 
-const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+const isDark = () => document.documentElement.dataset.theme === "dark";
 function nameTheme() {
   control("theme-name").textContent = isDark() ? "Light" : "Dark";
   drawHistogram();
 }
 control("theme").addEventListener("click", () => {
   const wanted = isDark() ? "light" : "dark";
-  document.documentElement.dataset.theme = wanted;
   remember("lookalike:theme", wanted);
-  nameTheme();
+  chooseTheme(wanted);
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme);
+document.addEventListener("lookalike:theme", nameTheme);
 
 function remember(key, value) {
   try {

@@ -44,6 +44,12 @@ class Decisions {
     );
   }
 
+  // Take rows of a file as they are, of images that this page does not show: other pages of the run do. One step.
+  take(rows) {
+    this.history.push(rows.map(([path]) => [path, this.rows.get(path)]));
+    this.apply(rows);
+  }
+
   undo() {
     const step = this.history.pop();
     if (step) this.apply(step);

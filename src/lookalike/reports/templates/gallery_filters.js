@@ -28,16 +28,17 @@ function readControls() {
 function passes(pair) {
   if (!filters.outcomes.has(pair.outcome)) return false;
   if (pair.distance !== null && pair.distance > filters.distance) return false;
-  if (filters.label.startsWith("source:") && pair.label !== filters.label.slice(7)) return false;
+  if (filters.label.startsWith("source:") && !hasLabel(pair, filters.label.slice(7))) return false;
   if (filters.decision && (pair.outcome !== "kept" || decisions.get(pair.path) !== filters.decision)) return false;
   return !filters.search || found(pair.image) || found(pair.owner.image);
 }
 
+const hasLabel = (one, label) => one.label !== null && sameLabel(one.label, label);
 const found = (image) => (image.lower ??= image.path.toLowerCase()).includes(filters.search);
 
 // A target without a tile stays where nobody asked for certain tiles: that nothing was kept is worth knowing.
 function targetPasses(target) {
-  if (filters.label.startsWith("target:") && target.label !== filters.label.slice(7)) return false;
+  if (filters.label.startsWith("target:") && !hasLabel(target, filters.label.slice(7))) return false;
   if (target.pairs.some((pair) => pair.shown)) return true;
   const asked = filters.decision || filters.label.startsWith("source:") || filters.distance !== Infinity;
   return !asked && (!filters.search || found(target.image));
@@ -66,7 +67,12 @@ function filtered() {
 }
 
 function fillLabels() {
-  const names = (labels) => [...new Set(labels)].filter((label) => label !== null).sort();
+  // Labels that the run's filter takes for one are one choice, named as it is spelled first.
+  const names = (labels) => {
+    const first = new Map();
+    for (const label of labels) if (label !== null && !first.has(labelKey(label))) first.set(labelKey(label), label);
+    return [...first.keys()].sort().map((key) => first.get(key));
+  };
   const groups = [
     ["of the target", "target:", names(targets.map((target) => target.label))],
     ["of the neighbour", "source:", names(targets.flatMap((target) => target.pairs.map((pair) => pair.label)))],

@@ -22,8 +22,10 @@ const chips = new Map(
   ]),
 );
 
-const targets = page.targets.map(([row, image, label, rows], place) => {
+// `hidden`: how many further pairs a target has that are not drawn, by outcome.
+const targets = page.targets.map(([row, image, label, rows, hidden], place) => {
   const target = { row, place, label, image: images[image], pairs: [], element: null, filled: false };
+  target.hidden = hidden.map(([outcome, count]) => [page.outcomes[outcome], count]);
   target.pairs = rows.map(([source, sourceLabel, rank, distance, score, outcome]) => ({
     owner: target,
     image: images[source],
@@ -96,7 +98,8 @@ function frame(target) {
 function fill(target) {
   if (target.filled) return;
   target.filled = true;
-  const tally = element("p", { className: "tally" }, `${target.kept.length} of ${target.pairs.length} kept`);
+  const total = target.hidden.reduce((sum, [, count]) => sum + count, target.pairs.length);
+  const tally = element("p", { className: "tally" }, `${target.kept.length} of ${total} kept`);
   target.keepAll = element("button", { type: "button", className: "quiet good small", tabIndex: -1, "aria-label": "Keep all shown of this target" }, "✓ Keep all");
   target.dropAll = element("button", { type: "button", className: "quiet bad small", tabIndex: -1, "aria-label": "Drop all shown of this target" }, "✕ Drop all");
   target.keepAll.dataset.all = "keep";
@@ -116,7 +119,9 @@ function fill(target) {
     ),
   );
   target.empty = element("li", { className: "empty", hidden: true });
-  target.list = element("ol", { className: "neighbours", "aria-label": "Neighbours, nearest first" }, target.empty);
+  const rest = total - target.pairs.length;
+  target.rest = element("li", { className: "rest", hidden: true }, `${rest} farther ${rest === 1 ? "pair is" : "pairs are"} not drawn: ${reasons(target.hidden)}.`);
+  target.list = element("ol", { className: "neighbours", "aria-label": "Neighbours, nearest first" }, target.empty, target.rest);
   target.element.classList.add("filled");
   target.element.append(target.query, target.list);
   refresh(target);
@@ -151,6 +156,7 @@ function tileOf(pair) {
     if (differs) tag.title = "another label than the target's";
     words.push(tag);
   }
+  if (kept && page.scored) words.push(element("p", { className: "how" }, byScore(pair) ? "by its score" : "for this target"));
   if (!kept) {
     const why = element("p", { className: "why" }, outcome.words);
     const first = mined.get(pair.path);
@@ -169,13 +175,17 @@ function tileOf(pair) {
 
 function wordsOf(pair) {
   const words = chips.get(pair.outcome)?.words ?? pair.outcome;
-  return pair.outcome === "kept" ? words : `dropped: ${words}`;
+  if (pair.outcome !== "kept") return `dropped: ${words}`;
+  if (!page.scored) return words;
+  return byScore(pair) ? "mined: its score is among the best" : "mined: one of the nearest of this target, which had a claim on it";
 }
 
+// Whether the score of a kept image of a selection by score was enough, or the claim of its target kept it.
+const byScore = (pair) => page.cutoff !== null && pair.score >= page.cutoff;
+
 // As the label filter compares them: without space around, in any case.
-function sameLabel(one, other) {
-  return one.trim().toUpperCase() === other.trim().toUpperCase();
-}
+const labelKey = (label) => label.trim().toUpperCase();
+const sameLabel = (one, other) => labelKey(one) === labelKey(other);
 
 // Show the decision of a tile that is drawn.
 function mark(pair) {
@@ -195,13 +205,14 @@ function mark(pair) {
 
 // What stands where no tile is shown: the reasons, because that nothing was kept is worth knowing.
 function whyEmpty(target) {
-  if (!target.pairs.length) return "The search returned nothing for this target.";
+  if (!target.pairs.length && !target.hidden.length) return "The search returned nothing for this target.";
   if (target.kept.length) return "All its neighbours are hidden by the filters.";
-  const counts = new Map();
+  const counts = new Map(target.hidden);
   for (const { outcome } of target.pairs) counts.set(outcome, (counts.get(outcome) ?? 0) + 1);
-  const reasons = [...counts].map(([outcome, count]) => `${count} ${chips.get(outcome)?.title ?? outcome}`);
-  return `Nothing was kept for this target: ${reasons.join(", ")}.`;
+  return `Nothing was kept for this target: ${reasons(counts)}.`;
 }
+
+const reasons = (counts) => [...counts].map(([outcome, count]) => `${count} ${chips.get(outcome)?.title ?? outcome}`).join(", ");
 
 // Bring the tiles of a drawn target in line with the filters.
 function refresh(target) {
@@ -216,7 +227,8 @@ function refresh(target) {
   }
   target.empty.textContent = whyEmpty(target);
   target.empty.hidden = shown > 0;
-  target.list.replaceChildren(...wanted, target.empty);
+  target.rest.hidden = !target.hidden.some(([outcome]) => filters.outcomes.has(outcome));
+  target.list.replaceChildren(...wanted, target.empty, target.rest);
   const some = target.kept.some((pair) => pair.shown);
   target.keepAll.disabled = target.dropAll.disabled = !some;
 }
