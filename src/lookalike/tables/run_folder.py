@@ -217,6 +217,8 @@ class RunRecord:
         How the scoring was chosen and what it took, where images were selected by score; else None.
     warnings:
         What changes the meaning of the result.
+    cwd:
+        The working directory of the run, where relative paths start; empty in the record of a run that kept none.
     seconds:
         Time of every step, in the order of the steps.
     versions, machine:
@@ -242,6 +244,7 @@ class RunRecord:
     versions: dict[str, str]
     machine: dict[str, Any]
     files: dict[str, FileRecord]
+    cwd: str = ""
     excluded: dict[str, Any] | None = None
     selection: dict[str, Any] | None = None
 

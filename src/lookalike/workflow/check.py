@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from lookalike.workflow.checks import artifacts, specs
 from lookalike.workflow.checks.finding import Finding, Rule, error, some, warning
 from lookalike.workflow.checks.report import check_report, linked_files, read_report
 from lookalike.workflow.checks.summary import DROPPED_BY, Summary, check_sums, dropped_by, read_summary
+from lookalike.workflow.run_state import is_unfinished
 
 if TYPE_CHECKING:
     from lookalike.workflow.checks.pairs import Pairs
@@ -44,9 +46,11 @@ def check_run(path: str | Path) -> list[Finding]:
     if not folder.record.exists() and not folder.report.exists():
         there = [file.name for file in _known_files(folder) if file.exists()]
         message = f"has no run.json and no Mining_Report.md: the run did not end; it holds {some(there)}"
-        hint = f"go on with it: lookalike mine --resume {folder.path}"
-        return [error(Rule.UNFINISHED, message, str(folder.path), hint)]
+        return [error(Rule.UNFINISHED, message, str(folder.path), _go_on(folder))]
     record, findings = _read_record(folder)
+    if is_unfinished(folder):
+        message = "the run did not end: its state is still there, and files of it may be missing or of an earlier try"
+        findings.insert(0, error(Rule.UNFINISHED, message, str(folder.path), _go_on(folder)))
     report, unreadable = read_report(folder.report) if folder.report.is_file() else ("", [])
     if record:
         findings += artifacts.check_own_files(folder, (*linked_files(report), *record.files))
@@ -65,6 +69,10 @@ def check_run(path: str | Path) -> list[Finding]:
         numbers = summary.numbers if summary else {}
         findings += check_report(report, targets=numbers.get("targets"), mined=numbers.get("unique"))
     return findings
+
+
+def _go_on(folder: RunFolder) -> str:
+    return f"go on with it: lookalike mine --resume {shlex.quote(str(folder.path))}"
 
 
 def run_notes(path: str | Path) -> list[str]:

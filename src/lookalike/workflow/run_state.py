@@ -192,16 +192,25 @@ def check_folder(config: RunConfig, inputs: Sequence[str]) -> None:
         When `run_dir` is not empty.
     """
     check_place(Path(config.run_dir or config.out) / "mined.parquet", inputs=tuple(inputs))
-    if not config.run_dir:
-        return
-    folder = RunFolder(Path(config.run_dir).absolute())
+    if config.run_dir:
+        check_empty(RunFolder(Path(config.run_dir).absolute()))
+
+
+def check_empty(folder: RunFolder) -> None:
+    """Refuse a run folder that has anything in it but the lock.
+
+    Raises
+    ------
+    ConfigError
+        When it has.
+    """
     if is_unfinished(folder):
         raise ConfigError(
             "run_dir holds an unfinished run",
             where=str(folder.path),
             hint=f"lookalike mine --resume {shlex.quote(str(folder.path))} goes on with it; or choose another folder",
         )
-    if folder.path.is_dir() and any(folder.path.iterdir()):
+    if folder.path.is_dir() and any(file.name != _LOCK for file in folder.path.iterdir()):
         raise ConfigError("run_dir is not empty", where=str(folder.path), hint="choose an empty or a new folder")
 
 
