@@ -292,7 +292,7 @@ def gather(folder: RunFolder) -> Facts:
         same_vector=len(np.unique(pairs.target_row[zero])),
         self_mined=int((pairs.same_path & pairs.kept).sum()),
         scores=_scores(pairs),
-        paths=look_at_paths(folder, str(record.settings.get("root") or "")),
+        paths=look_at_paths(folder, record.image_root),
         columns=(tables[0].column, tables[1].column),
     )  # fmt: skip
 

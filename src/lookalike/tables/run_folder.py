@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -247,6 +248,22 @@ class RunRecord:
     cwd: str = ""
     excluded: dict[str, Any] | None = None
     selection: dict[str, Any] | None = None
+
+    @property
+    def start(self) -> str:
+        """The folder in which relative paths of images start; empty for the working directory.
+
+        Where the run's own one is not there any more, the run was moved, perhaps with its images.
+        """
+        return self.cwd if self.cwd and Path(self.cwd).is_dir() else ""
+
+    @property
+    def image_root(self) -> str:
+        """Where relative paths of images start, with the setting `root`: a folder, a URL, or empty as of `start`."""
+        root = str(self.settings.get("root") or "")
+        if "://" in root or not self.start:
+            return root
+        return os.path.join(self.start, root) if root else self.start  # noqa: PTH118 - a text
 
     def write(self, folder: RunFolder) -> None:
         """Write `run.json`, whole or not at all."""

@@ -147,7 +147,7 @@ def _wrong_fields(record: RunRecord) -> list[str]:
     wrong += (
         [] if isinstance(record.counts, dict) and isinstance(record.counts.get("dropped", {}), dict) else ["counts"]
     )
-    wrong += [name for name in ("model", "model_path") if not isinstance(getattr(record, name), str)]
+    wrong += [name for name in ("model", "model_path", "cwd") if not isinstance(getattr(record, name), str)]
     for name, side in sides.items():
         wrong += [f"{name}.{field}" for field in ("rows", "embedded") if not isinstance(getattr(side, field), int)]
         counted = isinstance(side.quarantined, dict) and all(isinstance(n, int) for n in side.quarantined.values())
@@ -176,7 +176,7 @@ def _check_contents(folder: RunFolder, record: RunRecord | None, summary: Summar
         findings += pairs_check.check_mined(pairs, shapes, folder.reviewed)
         for shape in (shapes.mined, shapes.targets):
             if shape:
-                findings += check_paths(shape, str(settings.get("root") or ""))
+                findings += check_paths(shape, record.image_root if record else "")
     except tables.READ_ERRORS as problem:  # a footer can be right where the data behind it are damaged
         message = f"a table cannot be read to its end: {' '.join(str(problem).split())[:200]}"
         return [*findings, error(Rule.TABLE, message, str(folder.path), "copy the tables again, or mine again")]

@@ -245,8 +245,8 @@ def claim_folder(config: RunConfig) -> RunFolder:
 class RunLog:
     """`run.log`: everything that lookalike logs while a run is under way; a context manager.
 
-    Lines that come before there is a folder are held, and written when there is one. Where an application set no level
-    for lookalike, the file has the level INFO, and the application's own handlers get what they would have got.
+    Lines that come before there is a folder are held, and written when there is one. The file has the level INFO or
+    finer, whatever is shown: handlers of lookalike and of the application get what they would have got.
     """
 
     def __init__(self) -> None:
@@ -254,14 +254,21 @@ class RunLog:
         self._held = logging.handlers.MemoryHandler(_HELD, logging.CRITICAL + 1, flushOnClose=False)
         self._file: _File | None = None
         self._upwards: _Upwards | None = None
+        self._before: tuple[int, bool, dict[logging.Handler, int]] | None = None
 
     def __enter__(self) -> Self:
-        self._logger.addHandler(self._held)
-        if self._logger.level == logging.NOTSET and self._logger.propagate:
-            self._upwards = _Upwards()
-            self._logger.addHandler(self._upwards)
-            self._logger.propagate = False
+        shown = self._logger.getEffectiveLevel()
+        if shown > logging.INFO:
+            levels = {handler: handler.level for handler in self._logger.handlers}
+            self._before = self._logger.level, self._logger.propagate, levels
+            for handler, level in levels.items():
+                handler.setLevel(max(level, shown))
+            if self._logger.propagate:
+                self._upwards = _Upwards(self._logger.level)
+                self._logger.addHandler(self._upwards)
+                self._logger.propagate = False
             self._logger.setLevel(logging.INFO)
+        self._logger.addHandler(self._held)
         return self
 
     def open(self, path: Path) -> None:
@@ -285,9 +292,11 @@ class RunLog:
             if handler is not None:
                 self._logger.removeHandler(handler)
                 handler.close()
-        if self._upwards is not None:
-            self._logger.propagate = True
-            self._logger.setLevel(logging.NOTSET)
+        if self._before is not None:
+            level, self._logger.propagate, levels = self._before
+            self._logger.setLevel(level)
+            for own, before in levels.items():
+                own.setLevel(before)
 
 
 class _File(logging.FileHandler):
