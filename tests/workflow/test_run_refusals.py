@@ -1,8 +1,5 @@
 """What a run refuses before its first image: settings of the selection, images beside the two sides, the ledger."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from threading import Event, Thread
 
@@ -127,24 +124,9 @@ def test_a_folder_that_another_run_filled_meanwhile_is_left_alone(place, monkeyp
     assert {path: path.read_bytes() for path in Path("same").rglob("*") if path.is_file()} == before
 
 
-@pytest.fixture
-def locked():
-    """A folder that this process may not write into, also where it is that of root."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    (folder / "locked").mkdir(mode=0o555)
-    is_root = hasattr(os, "setresuid") and os.geteuid() == 0
-    if is_root:  # root may write anywhere, so be somebody else; the saved identity leads back
-        os.setresuid(65534, 65534, 0)
-    yield folder / "locked"
-    if is_root:
-        os.setresuid(0, 0, 0)
-    (folder / "locked").chmod(0o755)
-    shutil.rmtree(folder)
-
-
 def test_a_folder_that_is_not_writable(place, locked):
-    for settings in ({"out": str(locked)}, {"run_dir": str(locked / "run")}, {"out": str(locked / "a" / "b")}):
-        with pytest.raises(lookalike.TableError, match="not writable"):
-            mine(**settings)
-    assert not list(locked.iterdir())
+    with locked() as folder:
+        for settings in ({"out": folder}, {"run_dir": folder / "run"}, {"out": folder / "a" / "b"}):
+            with pytest.raises(lookalike.TableError, match="not writable"):
+                mine(**settings)
+        assert not list(folder.iterdir())
