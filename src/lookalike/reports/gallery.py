@@ -71,14 +71,8 @@ def write_gallery(folder: RunFolder, *, every: bool = False, keep_pictures: bool
     for number, rows in enumerate(pages):
         images = page_images(data, rows)
         thumbnails = make_thumbnails(images, data.reading)
-        if keep_pictures and not any(one.data for one in thumbnails) and _has_pictures(folder.gallery):
-            raise ImagesFailed(
-                f"none of {len(images)} images can be read, and the gallery that is there has its pictures; the first: "
-                f"{images[0]}: {thumbnails[0].reason}",
-                where=str(folder.gallery),
-                hint=f"relative paths start in {data.record.image_root or Path.cwd()}; mount the images, or remove the "
-                "page to get one without pictures",
-            )
+        if keep_pictures and number == 0 and not any(one.data for one in thumbnails):
+            _keep_pictures(data, images[0], thumbnails[0].reason)
         content = page_content(data, rows, images, thumbnails)
         html = _template().render(
             **head,
@@ -98,9 +92,17 @@ def write_gallery(folder: RunFolder, *, every: bool = False, keep_pictures: bool
     return paths
 
 
-def _has_pictures(page: Path) -> bool:
-    """Whether a page is there that has a thumbnail."""
-    return page.is_file() and _PICTURE in page.read_bytes()
+def _keep_pictures(data: GalleryData, image: str, reason: str) -> None:
+    """Refuse to replace a page that has pictures: no image can be read today, the first one for this reason."""
+    page = data.folder.gallery
+    if page.is_file() and _PICTURE in page.read_bytes():
+        raise ImagesFailed(
+            f"none of its images can be read, and the gallery that is there has its pictures; the first: {image}: "
+            f"{reason}",
+            where=str(page),
+            hint=f"mount the images (relative paths start in {data.record.image_root or Path.cwd()}), or remove the "
+            "page to get one without pictures",
+        )
 
 
 def page_path(folder: RunFolder, number: int) -> Path:

@@ -57,10 +57,10 @@ class Unfinished:
         done = self.state.finished.get(name) if name in self.done else None
         try:
             side = run_inputs.open_side(name, given, config)
-        except LookalikeError as error:
+        except (LookalikeError, OSError) as error:  # OSError: of a share that is gone in a way of its own
             if done is None:
                 raise
-            log.warning("the %s cannot be read any more, and their vectors are there already: %s", name, error.what)
+            log.warning("the %s cannot be read any more, and their vectors are there already: %s", name, error)
             return _gone(name, done, table_of(name, self.folder), config)
         digest = side.digest()
         if digest != self.state.digests.get(name) and Path(side.path).parent != self.folder.path:
