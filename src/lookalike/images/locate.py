@@ -76,6 +76,13 @@ class ReadSettings:
     retries: int
     start: str = ""
 
+    @property
+    def base(self) -> str:
+        """Where relative paths start: a folder, a URL, or empty for the working directory."""
+        if _is_url(self.root) or not self.start:
+            return self.root
+        return os.path.join(self.start, self.root) if self.root else self.start  # noqa: PTH118 - a text
+
 
 def check_root(root: str) -> None:
     """Refuse, before any work, a local root that is not a folder.
@@ -179,13 +186,11 @@ def is_remote(path: str, root: str) -> bool:
 
 def _place(path: str, settings: ReadSettings) -> str:
     """What to open for a path of a table; refuses what lies outside the root."""
-    path, root = _without_file_scheme(path), _without_file_scheme(settings.root)
-    if settings.start and not _is_url(root):
-        if root:
-            root = os.path.join(settings.start, root)  # noqa: PTH118 - a Path for each row is slow
-        elif not _is_url(path):
-            path = os.path.join(settings.start, path)  # noqa: PTH118
-    return _inside(path, root)
+    path = _without_file_scheme(path)
+    if settings.root:
+        return _inside(path, _without_file_scheme(settings.base))
+    # A Path for each row is slow.
+    return os.path.join(settings.start, path) if settings.start and not _is_url(path) else path  # noqa: PTH118
 
 
 def _without_file_scheme(path: str) -> str:
@@ -199,8 +204,6 @@ def _is_url(path: str) -> bool:
 
 def _inside(path: str, root: str) -> str:
     """A path within the root; refuses one outside."""
-    if not root:
-        return path
     if _is_url(root):
         return _inside_url(path, root if root.endswith("/") else f"{root}/")
     if _is_url(path):

@@ -100,7 +100,7 @@ def _keep_pictures(data: GalleryData, image: str, reason: str) -> None:
             f"none of its images can be read, and the gallery that is there has its pictures; the first: {image}: "
             f"{reason}",
             where=str(page),
-            hint=f"mount the images (relative paths start in {data.record.image_root or Path.cwd()}), or remove the "
+            hint=f"mount the images (relative paths start in {data.reading.files.base or Path.cwd()}), or remove the "
             "page to get one without pictures",
         )
 

@@ -197,7 +197,7 @@ def page_content(
     """What the script of a page reads: images once each, targets, and their pairs by the places of the images."""
     place = {path: number for number, path in enumerate(images)}
     outcomes = list(data.outcomes)
-    root, folder = data.record.image_root, data.folder.path
+    root, folder = data.reading.files.base, data.folder.path
     targets = []
     for row in rows:
         first, last = data.first_pair[row : row + 2]

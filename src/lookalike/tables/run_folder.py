@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -256,14 +255,6 @@ class RunRecord:
         Where the run's own one is not there any more, the run was moved, perhaps with its images.
         """
         return self.cwd if self.cwd and Path(self.cwd).is_dir() else ""
-
-    @property
-    def image_root(self) -> str:
-        """Where relative paths of images start, with the setting `root`: a folder, a URL, or empty as of `start`."""
-        root = str(self.settings.get("root") or "")
-        if "://" in root or not self.start:
-            return root
-        return os.path.join(self.start, root) if root else self.start  # noqa: PTH118 - a text
 
     def write(self, folder: RunFolder) -> None:
         """Write `run.json`, whole or not at all."""

@@ -158,11 +158,13 @@ def _wrong_fields(record: RunRecord) -> list[str]:
 
 def _check_contents(folder: RunFolder, record: RunRecord | None, summary: Summary | None) -> list[Finding]:
     """What is in the tables."""
+    from lookalike.reports.thumbnails import Reading
     from lookalike.workflow.checks import pairs as pairs_check
     from lookalike.workflow.checks import tables
     from lookalike.workflow.checks.paths import check_paths
 
     settings = record.settings if record else {}
+    base = Reading.of(settings, record.start if record else "").files.base
     columns = tables.embedding_columns(settings)
     shapes, findings = tables.check_tables(folder, columns)
     findings += tables.check_vectors(shapes, columns)
@@ -176,7 +178,7 @@ def _check_contents(folder: RunFolder, record: RunRecord | None, summary: Summar
         findings += pairs_check.check_mined(pairs, shapes, folder.reviewed)
         for shape in (shapes.mined, shapes.targets):
             if shape:
-                findings += check_paths(shape, record.image_root if record else "")
+                findings += check_paths(shape, base)
     except tables.READ_ERRORS as problem:  # a footer can be right where the data behind it are damaged
         message = f"a table cannot be read to its end: {' '.join(str(problem).split())[:200]}"
         return [*findings, error(Rule.TABLE, message, str(folder.path), "copy the tables again, or mine again")]
