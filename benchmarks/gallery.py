@@ -9,7 +9,6 @@ pressed every four milliseconds from the moment that the page has a document. `c
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
@@ -18,14 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.chromium import ABSENT, FLAGS, find_chromium
 from benchmarks.command import measure_command, show_command
 from benchmarks.common import save, summary
 
 BOUND_MB, BOUND_SECONDS = 15.0, 1.0
-_FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 #: Presses `j` until a tile has the focus, and notes when the next frame was drawn.
 _PRESS = """
 const pressing = setInterval(() => {
@@ -108,12 +104,12 @@ def _open(page: Path, runs: int) -> dict[str, Any]:
     """Seconds until the page is interactive, in a fresh context each time; the first one is not counted."""
     from playwright.sync_api import sync_playwright
 
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    program = find_chromium()
     if program is None:
-        raise SystemExit("no chromium on this machine (Debian: apt-get install chromium)")
+        raise SystemExit(ABSENT)
     seconds = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
+        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         for _ in range(runs + 1):
             context = browser.new_context(viewport={"width": 1400, "height": 900})
             context.add_init_script(_PRESS)

@@ -1,8 +1,12 @@
 """Fixtures that every test folder uses: tiny models, small images, and the installed commands in a subprocess."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +26,35 @@ def own_cache(tmp_path_factory):
         del os.environ["LOOKALIKE_CACHE"]
     else:
         os.environ["LOOKALIKE_CACHE"] = before
+
+
+@pytest.fixture
+def locked():
+    """`with locked(content) as folder`: a folder that this process may read and not write into, root's process too."""
+
+    if os.name == "nt":
+        pytest.skip("modes are those of POSIX")
+
+    @contextlib.contextmanager
+    def lock(content=None):
+        # Not in pytest's own folder, which only its owner may enter.
+        with tempfile.TemporaryDirectory() as name:
+            outer, folder = Path(name), Path(name) / "locked"
+            shutil.copytree(content, folder) if content else folder.mkdir()
+            for path in (outer, folder, *folder.rglob("*")):
+                path.chmod(0o555 if path.is_dir() else 0o444)
+            is_root = hasattr(os, "setresuid") and os.geteuid() == 0
+            if is_root:  # root may write anywhere: be somebody else; the saved identity leads back
+                os.setresuid(65534, 65534, 0)
+            try:
+                yield folder
+            finally:
+                if is_root:
+                    os.setresuid(0, 0, 0)
+                for path in (outer, folder, *(one for one in folder.rglob("*") if one.is_dir())):
+                    path.chmod(0o755)
+
+    return lock
 
 
 @pytest.fixture(scope="session")

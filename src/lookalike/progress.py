@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import logging.handlers
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,14 @@ log = logging.getLogger(__name__)
 
 #: Seconds between log lines where there is no terminal.
 _LINE_EVERY = 30.0
+
+
+def shown_level() -> int:
+    """The level from which lookalike's lines are shown to people; a log file may take more than that."""
+    logger = logging.getLogger("lookalike")
+    files = logging.FileHandler, logging.handlers.MemoryHandler
+    levels = [handler.level for handler in logger.handlers if not isinstance(handler, files)]
+    return max(logger.getEffectiveLevel(), min(levels, default=logging.NOTSET))
 
 
 @contextlib.contextmanager
@@ -27,7 +36,7 @@ def progress(task: str, total: int, unit: str, note: Callable[[], str] = lambda:
     note:
         Asked for a remark whenever something is shown.
     """
-    if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
+    if sys.stderr.isatty() and shown_level() <= logging.INFO:
         with _bar(task, total, unit, note) as advance:
             yield advance
         return

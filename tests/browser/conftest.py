@@ -1,23 +1,18 @@
 """Chromium, headless: one browser for all tests, a context of its own for each."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+from benchmarks.chromium import ABSENT, FLAGS, find_chromium
 
 
 @pytest.fixture(scope="session")
 def chromium():
     """The browser; tests that need it are skipped where there is none."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    program = find_chromium()
     if program is None:
-        pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
+        pytest.skip(ABSENT)
     sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))

@@ -186,6 +186,7 @@ PRINTED = {
     "read-only": "PermissionError: [Errno 13] Permission denied: '/results/mined.parquet'",
     "no-rows": "Error: weak.csv: has no rows: there is no target, so there is nothing to mine",
     "overlap": "  Warning: 3 of 9 targets are in the pool, too (by path): their nearest image is themselves",
+    "left-out": "  Warning: 3 of 9 targets are in the pool, too (by path): they are left out (self_match=exclude)",
     "unfinished": "  The run is not finished; to go on: lookalike mine --resume /data/run",
     "not-here": "Error: tmm match is not in this version",
     "bug": "Error: this is a bug in lookalike; please report it with the lines above",
@@ -401,6 +402,28 @@ def test_a_relative_path_starts_where_the_agent_stands(run):
 # A run that `lookalike mine` made in the agent's shell
 
 
+def test_the_run_is_known_by_a_check_of_the_same_command_line(board_run, run_command, transcript):
+    """As the README does it: the folder goes into a variable, and only `check` prints it."""
+    folder, *_ = board_run
+    checked = run_command("lookalike", "check", folder.path, cwd=folder.path.parent).stdout
+    line = 'run=$(lookalike mine -e run.yaml | tail -n 1)\nlookalike check "$run"'
+    for more in ("", "done\n"):
+        event = shell(line, checked + more, transcript_path=str(transcript))
+        assert say("artifacts", event) == "Mining_Report.md: the 7 files of the run are there"
+        assert say("sections", event).startswith("Mining_Report.md: all seven sections are there, ")
+    assert say("artifacts", shell(f"lookalike check {folder.path}", checked)) == "", "it may be another session's run"
+
+
+def test_targets_that_were_left_out_are_no_failure(run_command, images, clip_snapshot, tmp_path):
+    """A default run of the real command over a pool that holds its targets."""
+    words = ("--targets", images, "--pool", images, "--model", "CLIP", "--model-path", clip_snapshot, "scoring=lda")
+    done = run_command("lookalike", "mine", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = codes("lookalike mine", done.stdout + done.stderr)
+    assert "left-out" in found
+    assert "overlap" not in found
+
+
 def test_the_run_of_a_shell_command_is_checked_and_packaged(board_run, transcript):
     """What the real command prints, as an agent's shell hands it on."""
     folder, stdout, stderr = board_run
@@ -530,8 +553,6 @@ def test_packaging_without_a_record(run):
 
 
 @POSIX
-@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written(run):
-    run.path.chmod(0o500)
-    assert "not packaged" in say("package", written(run.report))
-    run.path.chmod(0o700)
+def test_a_folder_that_cannot_be_written(run, locked):
+    with locked(run.path) as path:
+        assert "not packaged" in say("package", written(path / run.report.name))

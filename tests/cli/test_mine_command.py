@@ -4,13 +4,15 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lookalike.tables.run_folder import RunFolder, read_record
+from lookalike.cli.mine import speed
+from lookalike.tables.run_folder import InputRecord, RunFolder, read_record
 
 
 @pytest.fixture
@@ -64,6 +66,28 @@ def test_from_changenet_tables_to_a_run_folder(run_command, board, clip_snapshot
     assert plan.lines[0].endswith("(Visual ChangeNet table), all of them in the cache")
     assert plan.lines[1].endswith("to embed; the cache knows 11 of them by path, and may know more by their content")
     assert "to embed at most 1 images" in plan.stdout
+
+
+@pytest.mark.parametrize("level", ["ERROR", "INFO"])
+def test_the_log_of_the_run_has_its_lines_whatever_is_shown(run_command, board, clip_snapshot, level):
+    (board / "board" / "cam" / "broken.png").write_bytes(b"rubbish")
+    words = ("--targets", "board/cam", "--pool", "board/cam", "--model", "CLIP", "--model-path", clip_snapshot)
+    done = run_command(
+        "lookalike", "mine", *words, "scoring=nearest", "shard_rows=4", cwd=board, env={"TAO_LOGGING_LEVEL": level}
+    )
+    assert done.returncode == 0, done.stderr
+    log = RunFolder(Path(done.last_line)).log.read_text()
+    for line in ("INFO lookalike.workflow.run: embedding the pool", "WARNING lookalike.workflow.run: "):
+        assert line in log
+        assert (line.split(": ")[0] in done.stderr) == (level == "INFO")
+
+
+def test_the_speed_is_that_of_the_images_that_were_embedded():
+    side = InputRecord("pool", "folder of images", 100, False, True, 100, seconds=2.0)
+    assert speed(side) == "50 images/s"
+    assert speed(replace(side, cached=80)) == "20 of them now, 10 images/s"
+    assert speed(replace(side, cached=60, reused=40)) == "all of them known before"
+    assert speed(replace(side, cached=100, seconds=0.0)) == "all of them known before"
 
 
 def test_a_dry_run_prints_a_plan_and_writes_nothing(run_command, board, clip_snapshot):

@@ -18,7 +18,7 @@ from docs.generate import TROUBLESHOOTING, troubleshooting_page
 import lookalike
 from lookalike.cli.dropin import ACTIONS
 from lookalike.cli.main import app
-from lookalike.config.schemas import settings_of
+from lookalike.config.schemas import RunConfig, settings_of
 from lookalike.errors import TableError
 from lookalike.selection.filters import OUTCOMES
 from lookalike.tables.run_folder import RunFolder
@@ -105,6 +105,18 @@ def test_the_settings_that_the_skill_tells_are_those_of_the_commands():
         assert default == {"???": "required"}.get(str(real), str(real).lower())
 
 
+def test_the_settings_of_a_run_that_the_skill_tells_are_those_of_the_command():
+    text = (SKILL / "references" / "settings.md").read_text(encoding="utf-8")
+    real = {setting.key: str(setting.default).lower() for setting in settings_of(RunConfig)}
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (\S+) \|", text, re.MULTILINE)
+    told = {key: default for keys, default in rows for key in re.findall(r"`(\w+)`", keys)}
+    assert {key: real[key] or "empty" for key in told} == told
+    everything = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for key in ("protect", "exclude", "history", "avoid", "scoring", "budget", "self_match"):
+        assert key in told
+        assert f"{key}=" in everything
+
+
 def test_the_references_are_those_of_the_code():
     """Sections, outcomes, files, hooks and failures."""
     report = (SKILL / "references" / "report.md").read_text(encoding="utf-8")
@@ -170,6 +182,23 @@ def test_a_copy_that_nobody_changed_is_updated(tmp_path):
     (copy / MANIFEST).write_text(json.dumps(digests))
     assert install_skill(tmp_path) == (copy, "updated")
     assert (copy / "SKILL.md").read_bytes() == (SKILL / "SKILL.md").read_bytes()
+
+
+def test_a_copy_stays_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    copy, _ = install_skill(tmp_path)
+    (copy / "ours.md").write_text("ours")
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name == "new":
+            raise OSError(16, "Device or resource busy")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(TableError, match="cannot be written"):
+        install_skill(tmp_path, force=True)
+    assert (copy / "ours.md").read_text() == "ours"
+    assert [path.name for path in tmp_path.iterdir()] == [SKILL.name], "nothing is left beside it"
 
 
 def test_what_a_user_added_or_linked_is_not_lost(tmp_path):

@@ -88,7 +88,7 @@ def _demo(dataset: str, out: Path, targets: int, topn: int, seed: int) -> None:
     run, pool = result.run, result.run.record.pool
     print(f"Images:      {result.dataset.title}; {result.dataset.licence}")
     print("Encoder:     EfficientNet-Lite0 with its ImageNet weights")
-    print(f"Embedded:    {targets} targets, {pool.embedded} pool images, {pool.embedded / pool.seconds:.0f} images/s")
+    print(f"Embedded:    {targets} targets, {pool.embedded} pool images, {mine.speed(pool)}")
     print(f"Mined:       {run.counts.unique} images, {mine.how_chosen(run.record)}")
     nearest = f"{result.nearest_rate:.2f} of the {topn} nearest of a target"
     print(f"Defective:   {result.mined_rate:.2f} of the mined images, {nearest}")

@@ -165,6 +165,15 @@ def how_chosen(record: RunRecord) -> str:
     return f"by score ({record.selection['scoring']}{components})"
 
 
+def speed(side: InputRecord) -> str:
+    """How quickly the images of a side were embedded, those that were not known before."""
+    fresh = side.embedded - side.cached - side.reused - side.continued
+    if not fresh:
+        return "all of them known before"
+    known = "" if fresh == side.embedded else f"{fresh} of them now, "
+    return f"{known}{fresh / max(side.seconds, 1e-3):.0f} images/s"
+
+
 def _side(side: InputRecord, *, now: bool) -> str:
     """Where the vectors of one side came from."""
     if side.kind == "embedding table":

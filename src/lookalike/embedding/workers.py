@@ -28,6 +28,7 @@ from lookalike.embedding.loop import Counts, Work, load_model, open_sources, run
 from lookalike.embedding.shards import Plan, Workplace
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ConfigError, ImagesFailed, LookalikeError
+from lookalike.progress import shown_level
 
 #: What a worker runs.
 _PROGRAM = "from lookalike.embedding.workers import main; main()"
@@ -61,7 +62,7 @@ class Workers:
 
     def __init__(self, work: Work, plan: Plan, shares: Sequence[tuple[str, Sequence[range]]]) -> None:
         work = replace(work, sources=())
-        level = logging.getLogger("lookalike").getEffectiveLevel()
+        level = shown_level()
         self._tasks = [_Task(work, plan, device, spans, level) for device, spans in shares]
         self._workers: list[_Worker] = []
 

@@ -67,11 +67,21 @@ class ReadSettings:
         A larger file is refused: a local one before it is read, a URL after at most one byte more.
     retries:
         How often a URL that failed is tried again.
+    start:
+        The folder that a relative path or root starts in; empty: the working directory.
     """
 
     root: str
     max_bytes: int
     retries: int
+    start: str = ""
+
+    @property
+    def base(self) -> str:
+        """Where relative paths start: a folder, a URL, or empty for the working directory."""
+        if _is_url(self.root) or not self.start:
+            return self.root
+        return os.path.join(self.start, self.root) if self.root else self.start  # noqa: PTH118 - a text
 
 
 def check_root(root: str) -> None:
@@ -107,7 +117,7 @@ def read_bytes(path: str, settings: ReadSettings, *, sleep: Callable[[float], ob
         When the package for its kind of URL is not installed.
     """
     try:
-        place = _inside(_without_file_scheme(path), _without_file_scheme(settings.root))
+        place = _place(path, settings)
         if _is_url(place):
             return _read_url(place, settings, sleep)
         return _read_file(place, settings.max_bytes)
@@ -126,7 +136,7 @@ def modified_ns(path: str, settings: ReadSettings) -> int | None:
         When the file is missing, cannot be looked at, or lies outside the root.
     """
     try:
-        place = _inside(_without_file_scheme(path), _without_file_scheme(settings.root))
+        place = _place(path, settings)
         return None if _is_url(place) else os.stat(place).st_mtime_ns  # noqa: PTH116 - a Path for each row is slow
     except (OSError, ValueError) as error:
         raise _rejected(error) from None
@@ -141,7 +151,7 @@ def local_size(path: str, settings: ReadSettings) -> int | None:
         When the file is missing, is no regular file, cannot be looked at, or lies outside the root.
     """
     try:
-        place = _inside(_without_file_scheme(path), _without_file_scheme(settings.root))
+        place = _place(path, settings)
         status = None if _is_url(place) else os.stat(place)  # noqa: PTH116 - a Path for each row is slow
     except (OSError, ValueError) as error:
         raise _rejected(error) from None
@@ -161,7 +171,7 @@ def read_part(path: str, settings: ReadSettings, first: int, count: int) -> byte
         When it cannot be read, or lies outside the root.
     """
     try:
-        place = _inside(_without_file_scheme(path), _without_file_scheme(settings.root))
+        place = _place(path, settings)
         with Path(place).open("rb", buffering=0) as stream:
             stream.seek(first)
             return stream.read(count)
@@ -174,6 +184,15 @@ def is_remote(path: str, root: str) -> bool:
     return _is_url(_without_file_scheme(path)) or _is_url(_without_file_scheme(root))
 
 
+def _place(path: str, settings: ReadSettings) -> str:
+    """What to open for a path of a table; refuses what lies outside the root."""
+    path = _without_file_scheme(path)
+    if settings.root:
+        return _inside(path, _without_file_scheme(settings.base))
+    # A Path for each row is slow.
+    return os.path.join(settings.start, path) if settings.start and not _is_url(path) else path  # noqa: PTH118
+
+
 def _without_file_scheme(path: str) -> str:
     """The local path of a `file://` or `local://` URL, which is bound by the rules for local paths."""
     return fsspec.core.strip_protocol(path) if path.startswith(("file://", "local://")) else path
@@ -184,9 +203,7 @@ def _is_url(path: str) -> bool:
 
 
 def _inside(path: str, root: str) -> str:
-    """What to open for a path of a table; refuses what lies outside the root."""
-    if not root:
-        return path
+    """A path within the root; refuses one outside."""
     if _is_url(root):
         return _inside_url(path, root if root.endswith("/") else f"{root}/")
     if _is_url(path):

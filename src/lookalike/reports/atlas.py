@@ -116,7 +116,7 @@ def write_atlas(folder: RunFolder, out: Path | None = None, *, sample: int = SAM
     metric = str(record.settings.get("knn_metric", NearestNeighborsConfig.knn_metric))
     points, method = _points(tables, rows, metric)
     schema = SCHEMA if pictures else SCHEMA.remove(SCHEMA.get_field_index("picture"))
-    reading = Reading.of(record.settings)
+    reading = Reading.of(record.settings, record.start)
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,

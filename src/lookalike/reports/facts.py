@@ -21,6 +21,7 @@ from lookalike.reports.labels import NO_LABEL, Labels, read_labels
 from lookalike.reports.pairs import Pairs, read_pairs
 from lookalike.reports.paths import PathFacts, look_at_paths
 from lookalike.reports.sample import VectorRows
+from lookalike.reports.thumbnails import Reading
 from lookalike.selection.filters import Outcome
 from lookalike.tables.pair_table import sibling
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_record
@@ -302,7 +303,7 @@ def gather(folder: RunFolder) -> Facts:
         same_vector=len(np.unique(pairs.target_row[zero])),
         self_mined=int((pairs.same_path & pairs.kept).sum()),
         scores=_scores(pairs),
-        paths=look_at_paths(folder, str(record.settings.get("root") or "")),
+        paths=look_at_paths(folder, Reading.of(record.settings, record.start).files.base),
     )  # fmt: skip
 
 

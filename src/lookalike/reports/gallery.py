@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 
 from lookalike.config.schemas import ScoringConfig
-from lookalike.errors import LookalikeError
+from lookalike.errors import ImagesFailed, LookalikeError
 from lookalike.reports.captions import plot_captions
 from lookalike.reports.facts import gather
 from lookalike.reports.findings import Findings, Room, find
@@ -38,11 +38,14 @@ _SCRIPTS = ("gallery_decisions.js", "gallery_tiles.js", "gallery_filters.js", "g
 #: What ends a script element or begins another, and two ends of a line that JavaScript knows and JSON does not.
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 
+#: How a thumbnail begins in the page's data: a WebP in base64.
+_PICTURE = b'"UklGR'
+
 #: Room for the findings: the report, which has more, is beside the page.
 _ROOM = Room(labels=0, items=5, warning=240, value=80, prose=False)
 
 
-def write_gallery(folder: RunFolder, *, every: bool = False) -> list[Path]:
+def write_gallery(folder: RunFolder, *, every: bool = False, keep_pictures: bool = False) -> list[Path]:
     """Write the gallery of a finished run and return its pages.
 
     Parameters
@@ -52,13 +55,15 @@ def write_gallery(folder: RunFolder, *, every: bool = False) -> list[Path]:
     every:
         Show all targets of a large run, on as many pages as it takes (`gallery.html`, `gallery_2.html`, ...).
         Otherwise one page shows a sample, and says so.
+    keep_pictures:
+        Refuse to put a page on which no image can be read in the place of one that has pictures.
 
     Raises
     ------
     TableError
         When the folder is no finished run, or cannot be written to.
     ImagesFailed
-        When the disk or network that holds the images does not answer.
+        When the disk or network that holds the images does not answer, or pictures would be lost.
     """
     data = load(folder)
     pages = data.pages(every=every)
@@ -66,7 +71,10 @@ def write_gallery(folder: RunFolder, *, every: bool = False) -> list[Path]:
     paths = [folder.gallery if not number else page_path(folder, number + 1) for number in range(len(pages))]
     for number, rows in enumerate(pages):
         images = page_images(data, rows)
-        content = page_content(data, rows, images, make_thumbnails(images, data.reading))
+        thumbnails = make_thumbnails(images, data.reading)
+        if keep_pictures and number == 0 and not any(one.data for one in thumbnails):
+            _keep_pictures(data, images[0], thumbnails[0].reason)
+        content = page_content(data, rows, images, thumbnails)
         html = _template().render(
             **head,
             **_inline(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))),
@@ -84,6 +92,19 @@ def write_gallery(folder: RunFolder, *, every: bool = False) -> list[Path]:
         if old not in paths:  # of an earlier call that wrote more
             old.unlink(missing_ok=True)
     return paths
+
+
+def _keep_pictures(data: GalleryData, image: str, reason: str) -> None:
+    """Refuse to replace a page that has pictures: no image can be read today, the first one for this reason."""
+    page = data.folder.gallery
+    if page.is_file() and _PICTURE in page.read_bytes():
+        raise ImagesFailed(
+            f"none of its images can be read, and the gallery that is there has its pictures; the first: {image}: "
+            f"{reason}",
+            where=str(page),
+            hint=f"mount the images (relative paths start in {data.reading.files.base or Path.cwd()}), or remove the "
+            "page to get one without pictures",
+        )
 
 
 def page_path(folder: RunFolder, number: int) -> Path:

@@ -71,7 +71,7 @@ class GalleryData:
     @functools.cached_property
     def reading(self) -> Reading:
         """How the run read its images."""
-        return Reading.of(self.record.settings)
+        return Reading.of(self.record.settings, self.record.start)
 
     def pages(self, *, every: bool) -> list[npt.NDArray[np.int64]]:
         """The target rows of each page: all of them on as many pages as it takes, or a sample on one.
@@ -216,7 +216,7 @@ def page_content(
     """What the script of a page reads: images once each, targets, and their pairs by the places of the images."""
     place = {path: number for number, path in enumerate(images)}
     outcomes = list(data.outcomes)
-    root, folder = data.reading.files.root, data.folder.path
+    root, folder = data.reading.files.base, data.folder.path
     targets = []
     for row in rows:
         first, last = data.first_pair[row : row + 2]

@@ -49,15 +49,18 @@ class Reading:
     time_limit: float
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Reading:
-        """From the settings of a run; what it does not name has the default of `ImageEmbeddingsConfig`."""
+    def of(cls, settings: Mapping[str, Any], start: str = "") -> Reading:
+        """From the settings of a run; what it does not name has the default of `ImageEmbeddingsConfig`.
+
+        Relative paths start in `start`, or in the working directory.
+        """
 
         def get(name: str) -> Any:
             value = setting(settings, name)
             return getattr(ImageEmbeddingsConfig, name) if value is None else value
 
         return cls(
-            ReadSettings(get("root"), get("max_bytes"), get("retries")),
+            ReadSettings(get("root"), get("max_bytes"), get("retries"), start),
             DecodeSettings(get("exif"), get("bit_depth"), get("max_pixels")),
             get("time_limit"),
         )

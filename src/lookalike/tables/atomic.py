@@ -110,13 +110,15 @@ def check_place(path: Path, *, inputs: tuple[str, ...] = ()) -> None:
     if path.is_dir():
         raise TableError("is a folder, and a file is to be written", where=str(path), hint="name a file in it")
     for given in map(Path, inputs):
+        if not _exists(given):
+            continue
         if given.is_dir() and given.resolve() in path.resolve().parents:
             raise TableError(
                 f"lies in the input folder {given}, and would be read as a part of it the next time",
                 where=str(path),
                 hint="choose an output outside that folder",
             )
-        if path.exists() and given.exists() and path.samefile(given):
+        if path.exists() and path.samefile(given):
             raise TableError("is an input and would be overwritten", where=str(path), hint="choose another output")
     there = next((folder for folder in path.absolute().parents if _exists(folder)), path.absolute())
     if not there.is_dir():

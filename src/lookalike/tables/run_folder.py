@@ -217,6 +217,8 @@ class RunRecord:
         How the scoring was chosen and what it took, where images were selected by score; else None.
     warnings:
         What changes the meaning of the result.
+    cwd:
+        The working directory of the run, where relative paths start; empty in the record of a run that kept none.
     seconds:
         Time of every step, in the order of the steps.
     versions, machine:
@@ -242,8 +244,17 @@ class RunRecord:
     versions: dict[str, str]
     machine: dict[str, Any]
     files: dict[str, FileRecord]
+    cwd: str = ""
     excluded: dict[str, Any] | None = None
     selection: dict[str, Any] | None = None
+
+    @property
+    def start(self) -> str:
+        """The folder in which relative paths of images start; empty for the working directory.
+
+        Where the run's own one is not there any more, the run was moved, perhaps with its images.
+        """
+        return self.cwd if self.cwd and Path(self.cwd).is_dir() else ""
 
     def write(self, folder: RunFolder) -> None:
         """Write `run.json`, whole or not at all."""

@@ -69,7 +69,7 @@ def choose_by_score(
         target,
         source,
         scored,
-        target_weights=_weights(settings, len(target)),
+        target_weights=_weights(settings),
         target_labels=None if target.labels is None else _codes(target.labels, codes),
         excluded=excluded,
         pool_labels=_codes(pool.column("label"), codes) if scored.filters_by_label else None,
@@ -90,25 +90,42 @@ def choose_by_score(
     return Chosen(pairs, counts, selection.certificate, selection.notes, selection)
 
 
-def _weights(settings: NearestNeighborsConfig, targets: int) -> npt.NDArray[np.float64] | None:
+def _weights(settings: NearestNeighborsConfig) -> npt.NDArray[np.float64] | None:
     """What each target counts, where a column says so."""
     name = settings.target_weight_column
     if not name:
         return None
     parts = Parts.open(settings.target_parquet)
     parts.require(name)
-    column = parts.read((name,)).column(name)
+    return numbers_of(parts.read((name,)).column(name), name, settings.target_parquet)
+
+
+def numbers_of(column: pa.ChunkedArray, name: str, where: str) -> npt.NDArray[np.float64]:
+    """The numbers of a column of weights.
+
+    Parameters
+    ----------
+    column:
+        One value a target.
+    name, where:
+        Of the column and its table, for people.
+
+    Raises
+    ------
+    TableError
+        When one of them is none.
+    """
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
         raise TableError(
             f"its column {name!r} holds {column.type}, not numbers",
-            where=settings.target_parquet,
+            where=where,
             hint="name a column of numbers with target_weight_column",
         )
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy())[0])
         raise TableError(
             f"its column {name!r} has {column.null_count} rows without a number; the first (from 0) is {row}",
-            where=settings.target_parquet,
+            where=where,
             hint="give every target a weight; 0 counts for nothing",
         )
     weights: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()

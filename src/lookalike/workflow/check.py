@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +46,11 @@ def check_run(path: str | Path) -> list[Finding]:
     if not folder.record.exists() and not folder.report.exists():
         there = [file.name for file in _known_files(folder) if file.exists()]
         message = f"has no run.json and no Mining_Report.md: the run did not end; it holds {some(there)}"
-        hint = f"go on with it: lookalike mine --resume {folder.path}"
-        return [error(Rule.UNFINISHED, message, str(folder.path), hint)]
+        return [error(Rule.UNFINISHED, message, str(folder.path), _go_on(folder))]
     record, findings = _read_record(folder)
     if is_unfinished(folder):
-        hint = f"go on with it: lookalike mine --resume {folder.path}"
-        findings.append(error(Rule.UNFINISHED, "the run was stopped before its end", str(folder.path), hint))
+        message = "the run did not end: its state is still there, and files of it may be missing or of an earlier try"
+        findings.insert(0, error(Rule.UNFINISHED, message, str(folder.path), _go_on(folder)))
     report, unreadable = read_report(folder.report) if folder.report.is_file() else ("", [])
     if record:
         findings += artifacts.check_own_files(folder, (*linked_files(report), *record.files))
@@ -69,6 +69,10 @@ def check_run(path: str | Path) -> list[Finding]:
         numbers = summary.numbers if summary else {}
         findings += check_report(report, targets=numbers.get("targets"), mined=numbers.get("unique"))
     return findings
+
+
+def _go_on(folder: RunFolder) -> str:
+    return f"go on with it: lookalike mine --resume {shlex.quote(str(folder.path))}"
 
 
 def run_notes(path: str | Path) -> list[str]:
@@ -143,7 +147,7 @@ def _wrong_fields(record: RunRecord) -> list[str]:
     wrong += (
         [] if isinstance(record.counts, dict) and isinstance(record.counts.get("dropped", {}), dict) else ["counts"]
     )
-    wrong += [name for name in ("model", "model_path") if not isinstance(getattr(record, name), str)]
+    wrong += [name for name in ("model", "model_path", "cwd") if not isinstance(getattr(record, name), str)]
     for name, side in sides.items():
         wrong += [f"{name}.{field}" for field in ("rows", "embedded") if not isinstance(getattr(side, field), int)]
         counted = isinstance(side.quarantined, dict) and all(isinstance(n, int) for n in side.quarantined.values())
@@ -154,11 +158,13 @@ def _wrong_fields(record: RunRecord) -> list[str]:
 
 def _check_contents(folder: RunFolder, record: RunRecord | None, summary: Summary | None) -> list[Finding]:
     """What is in the tables."""
+    from lookalike.reports.thumbnails import Reading
     from lookalike.workflow.checks import pairs as pairs_check
     from lookalike.workflow.checks import tables
     from lookalike.workflow.checks.paths import check_paths
 
     settings = record.settings if record else {}
+    base = Reading.of(settings, record.start if record else "").files.base
     columns = tables.embedding_columns(settings)
     shapes, findings = tables.check_tables(folder, columns)
     findings += tables.check_vectors(shapes, columns)
@@ -172,7 +178,7 @@ def _check_contents(folder: RunFolder, record: RunRecord | None, summary: Summar
         findings += pairs_check.check_mined(pairs, shapes, folder.reviewed)
         for shape in (shapes.mined, shapes.targets):
             if shape:
-                findings += check_paths(shape, str(settings.get("root") or ""))
+                findings += check_paths(shape, base)
     except tables.READ_ERRORS as problem:  # a footer can be right where the data behind it are damaged
         message = f"a table cannot be read to its end: {' '.join(str(problem).split())[:200]}"
         return [*findings, error(Rule.TABLE, message, str(folder.path), "copy the tables again, or mine again")]

@@ -120,7 +120,7 @@ FAILURES = (
     ),
     Failure(
         "missing-images",
-        r"[1-9]\d* of \d+ image files (?:looked for )?of the (?:targets|pool) are not there",
+        r"[1-9]\d* of \d+ image files (?:looked for )?of the (?:targets|pool|images to \w+) are not there",
         "some image files are not where their table says; those are set aside, and without any the run does not start",
         "compare the first path in that line with the disk: relative paths start where the command runs, or in root",
     ),
@@ -176,9 +176,15 @@ FAILURES = (
     ),
     Failure(
         "overlap",
-        r"[1-9]\d* of \d+ targets are in the pool, too[^\n]*nearest image is themselves",
-        "targets are in the pool: their nearest image is themselves, and it is mined",
-        "take those rows out of the pool, or tell the user how many mined images are targets",
+        r"[1-9]\d* of \d+ targets are in the pool, too[^\n]*: their nearest image is themselves",
+        "targets are in the pool, and self_match=keep: their nearest image is themselves, and it is mined",
+        "leave self_match=keep out, or tell the user how many mined images are targets",
+    ),
+    Failure(
+        "left-out",
+        r"[1-9]\d* of \d+ targets are in the pool, too[^\n]*: they are left out",
+        "targets are in the pool; the run left them and their copies out, so that none of them is mined",
+        "nothing: tell the user; excluded.parquet names what was left out",
     ),
     Failure(
         "unfinished",

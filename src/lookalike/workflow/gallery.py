@@ -24,11 +24,12 @@ def remake_gallery(run: Path, *, every: bool = False) -> list[Path]:
     TableError
         When the folder is no finished run, or cannot be written to.
     ImagesFailed
-        When the disk or network that holds the images does not answer.
+        When the disk or network that holds the images does not answer, or none of the images can be read and the
+        gallery that is there has its pictures.
     """
     folder = RunFolder(run)
     check_finished(folder)
-    pages = write_gallery(folder, every=every)
+    pages = write_gallery(folder, every=every, keep_pictures=True)
     recorded = {folder.path / name for name in read_record(folder).files if is_page(name, folder)}
     update_record(folder, {*recorded, *pages})
     return pages

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ SWITCH = "MINING_HOOKS"
 MOST_BYTES = 16 << 20
 #: How `lookalike mine` begins the line that names its report.
 _REPORT_LINE = "Report:"
+#: How `lookalike check` names the run that it looked at, in its last line.
+_CHECKED = re.compile(r"\d+ errors, \d+ warnings(?:, \d+ notes)? in (?P<folder>.+)$")
 #: Letters of an output that are looked through for a run folder, from its end.
 _TAIL = 20_000
 #: Findings that are printed; the rest is counted.
@@ -188,12 +191,14 @@ def _reported_run(event: Event) -> RunFolder | None:
 def _mined_run(event: Event) -> RunFolder | None:
     """The run that `lookalike mine` made, by what it printed; None where it made none.
 
-    Its last line is the folder. Where another command printed after it, the line that names its report is taken.
+    Its last line is the folder. Where another command printed after it, the line that names its report is taken; where
+    its output was kept from us (`run=$(lookalike mine ...)`), what a `lookalike check` of the same command line names.
     """
     lines = [line.strip() for line in event.stdout[-_TAIL:].split("\n") if line.strip()]
     named = [line.removeprefix(_REPORT_LINE).strip() for line in lines if line.startswith(_REPORT_LINE)]
     places = [_path(line, "") for line in lines[-1:]]
     places += [place.parent for place in (_path(line, "") for line in named[-1:]) if place is not None]
+    places += [_path(found["folder"], "") for found in map(_CHECKED.match, lines[::-1]) if found]
     for place in places:
         if place is not None and place.is_absolute() and _is_run(RunFolder(place)):
             return RunFolder(place)

@@ -27,6 +27,8 @@ _OFF = frozenset({"0", "false", "no", "off"})
 _BLOCK = 1 << 20
 #: Flags that only POSIX has: a link is not followed, and a pipe does not block.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+#: How the line begins that says what was packaged.
+_DONE = "packaged in"
 #: What of the record is configuration.
 _SETTINGS = ("created", "command", "model", "model_path", "settings", "versions")
 
@@ -56,6 +58,11 @@ def package_run(folder: RunFolder, transcript: Path | None = None) -> list[str]:
     if transcript is not None:
         lines.append(_package_transcript(folder, transcript))
     return lines
+
+
+def is_done(line: str) -> bool:
+    """Whether a line of `package_run` tells of something that was done."""
+    return line.startswith(_DONE)
 
 
 def keeps_transcript() -> bool:
@@ -91,7 +98,7 @@ def _package_configuration(folder: RunFolder) -> Iterator[str]:
         except (OSError, TableError) as problem:
             yield f"not packaged: {name}: {_reason(problem)}"
     if written:
-        yield f"packaged in {folder.config}: {', '.join(sorted(written))}"
+        yield f"{_DONE} {folder.config}: {', '.join(sorted(written))}"
 
 
 def _package_transcript(folder: RunFolder, transcript: Path) -> str:

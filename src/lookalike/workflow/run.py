@@ -29,15 +29,16 @@ from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_record, update_record
 from lookalike.workflow.mining import MiningResult, mine_with
-from lookalike.workflow.packaging import package_run
+from lookalike.workflow.packaging import is_done, package_run
 from lookalike.workflow.pool_outcomes import Fates, write_pool_outcomes
+from lookalike.workflow.resuming import Unfinished, keep_memory, settings_paths
 from lookalike.workflow.run_checks import check_room, check_settings, check_sides, load
 from lookalike.workflow.run_extras import (
     Extras,
     bar,
+    check_extras,
     embed_avoided,
     excluded_record,
-    extra_paths,
     label_warning,
     last_yield,
     open_extras,
@@ -58,6 +59,7 @@ from lookalike.workflow.run_state import (
     RunLock,
     RunLog,
     RunState,
+    check_empty,
     check_folder,
     claim_folder,
     forget_state,
@@ -198,18 +200,17 @@ def run(
     config = _configured(**locals())  # the parameters, by the names that the settings have
     with RunLog() as run_log:
         steps = Steps()
-        sides, encoder = _prepare(config, (targets, pool), steps)
-        extras = open_extras(config, sides)
+        sides, encoder, extras = _prepare(config, (targets, pool), steps)
         digests = {side.name: side.digest() for side in sides}
         folder = claim_folder(config)
-        with _working(folder, run_log):
+        with _working(folder, run_log, new=True):
             state = RunState(datetime.now().astimezone().isoformat(timespec="seconds"), str(Path.cwd()), digests)
-            # First of all, so that a run that is stopped from here on can be continued.
+            config = keep_memory(sides, config, folder)
+            # Before anything takes long, so that a run that is stopped from here on can be continued.
             write_settings(folder, config, state.cwd)
             state.write(folder)
             notes = _notes(sides, config.self_match)
-            sides, config = _written(sides, config, folder)
-            write_settings(folder, config, state.cwd)  # again: a table in memory has a path now
+            sides = _written(sides, folder)
             return _work(_Run(folder, config, state, encoder, steps, notes, extras), sides)
 
 
@@ -256,11 +257,9 @@ def resume_run(folder: str | Path) -> RunResult:
             state = read_state(place)
             log.info("going on with the run that began at %s", state.created)
             steps = Steps()
-            sides, encoder = _prepare(config, (config.targets, config.pool), steps, state)
-            extras = open_extras(config, sides, place)
-            _forget_changed(state, sides, place)
+            sides, encoder, extras = _prepare(config, (config.targets, config.pool), steps, Unfinished(place, state))
             notes = _notes(sides, config.self_match)
-            sides, config = _written(sides, config, place)
+            sides = _written(sides, place)
             return _work(_Run(place, config, state, encoder, steps, notes, extras), sides)
 
 
@@ -292,56 +291,42 @@ class _Run:
 
 
 def _prepare(
-    config: RunConfig, given: Sequence[Any], steps: Steps, state: RunState | None = None
-) -> tuple[tuple[Side, Side], Encoder | None]:
-    """Look at everything that can be known to fail; nothing is written."""
+    config: RunConfig, given: Sequence[Any], steps: Steps, begun: Unfinished | None = None
+) -> tuple[tuple[Side, Side], Encoder | None, Extras]:
+    """Look at everything that can be known to fail; of a new run nothing is written."""
+    names = ("targets", "pool")
     with steps.step("check"):
         check_settings(config)
-        if state is None:
+        if begun is None:
             check_folder(config, [str(one) for one in given if isinstance(one, str | Path)])
+            targets, pool = (open_side(name, one, config) for name, one in zip(names, given, strict=True))
         else:
-            named = (config.targets, config.pool, config.images_root, config.root, config.reuse, config.cache_dir)
-            _check_directory(state, (*named, *extra_paths(config)))
-        targets, pool = (open_side(name, one, config) for name, one in zip(("targets", "pool"), given, strict=True))
-        sides = (targets, pool)
-        if state is not None:
-            _check_directory(state, [path for side in sides for path in side.first_paths(1000)])
-        check_sides(config, sides)
+            begun.check_directory(settings_paths(config))
+            targets, pool = (begun.open_side(name, one, config) for name, one in zip(names, given, strict=True))
+        sides, done = (targets, pool), () if begun is None else begun.done
+        if begun is not None:
+            begun.check_directory([path for side in sides for path in side.first_paths(1000)])
+        check_sides(config, sides, done)
+        extras = open_extras(config, sides, None if begun is None else begun.folder)
     with steps.step("load model"):
-        encoder = load(config, sides)
-        if state is None:
-            check_room(Path(config.run_dir or config.out).absolute(), config, sides, encoder)
-    return sides, encoder
-
-
-def _check_directory(state: RunState, paths: Sequence[str]) -> None:
-    """Refuse to go on from another working directory, where a relative path would mean something else."""
-    if state.cwd == str(Path.cwd()):
-        return
-    if any(path and not Path(path).is_absolute() and "://" not in path and path != "off" for path in paths):
-        raise ConfigError(
-            "the run has relative paths, which start where it was begun",
-            where=f"the working directory {Path.cwd()}",
-            hint=f"go to {state.cwd} and give the same command there",
-        )
-
-
-def _forget_changed(state: RunState, sides: Sequence[Side], folder: RunFolder) -> None:
-    """Say where an input is not what it was, and embed that side again."""
-    for side in sides:
-        digest = side.digest()
-        if digest == state.digests.get(side.name) or Path(side.path).parent == folder.path:
-            continue
-        log.warning("%s: the %s were changed after this run began; today's are taken", side.path, side.name)
-        state.forget(side.name)
-        state.digests[side.name] = digest
-    state.write(folder)
+        encoder = load(config, sides, done=done)
+        check_extras(extras, config, sides, encoder)
+        if begun is None:
+            check_room(Path(config.run_dir or config.out).absolute(), config, sides, encoder, extras.avoid)
+        else:
+            begun.state.write(begun.folder)
+    return sides, encoder, extras
 
 
 @contextmanager
-def _working(folder: RunFolder, run_log: RunLog) -> Iterator[None]:
-    """Hold the folder and log into it; whatever ends the run early takes along how to go on, as its notes."""
+def _working(folder: RunFolder, run_log: RunLog, *, new: bool = False) -> Iterator[None]:
+    """Hold the folder and log into it; whatever ends the run early takes along how to go on, as its notes.
+
+    A folder for a new run must still be empty when it is held: another process may have been quicker.
+    """
     with RunLock(folder):
+        if new:
+            check_empty(folder)
         run_log.open(folder.log)
         try:
             yield
@@ -365,20 +350,17 @@ def _notes(sides: tuple[Side, Side], self_match: str) -> list[str]:
     return notes
 
 
-def _written(sides: tuple[Side, Side], config: RunConfig, folder: RunFolder) -> tuple[tuple[Side, Side], RunConfig]:
+def _written(sides: tuple[Side, Side], folder: RunFolder) -> tuple[Side, Side]:
     """Write what is no parquet as parquet, so that the specs name files, and let go of the tables."""
     left = []
     for side in sides:
         if side.table is None:
             left.append(side)
             continue
-        if side.converted:
+        if side.converted and side.embedded is None and side.kind != "table in memory":
             write_table(side.table, Path(input_of(side, folder)))
-        if side.kind == "table in memory":  # so that the run can be continued, and done again
-            path = input_of(side, folder)
-            config = replace(config, targets=path) if side.name == "targets" else replace(config, pool=path)
         left.append(replace(side, table=side.table.schema.empty_table()))
-    return (left[0], left[1]), config
+    return left[0], left[1]
 
 
 def _work(job: _Run, sides: tuple[Side, Side]) -> RunResult:
@@ -400,10 +382,10 @@ def _work(job: _Run, sides: tuple[Side, Side]) -> RunResult:
         mined = mine_with(mining_settings(folder, config), [*notes, *bars.notes], last_yield=last_yield(history))
         _write_outcomes(folder, mined)
     write_specs(folder, config, *sides, job.state.cwd)
-    write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds, excluded_record(folder, bars)))
+    excluded = excluded_record(folder, bars)
+    write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds, excluded, cwd=job.state.cwd))
     plots, gallery = _draw(job)
-    remember(config, folder, history, mined)  # before the report, which says that the run is complete
-    record, report = _report(job, (*plots, *gallery))
+    record, report = _report(job, (*plots, *gallery), mined)
     forget_state(folder)
     return RunResult(folder, record, mined.counts, mined.warnings, plots, gallery, report)
 
@@ -423,20 +405,22 @@ def _write_outcomes(folder: RunFolder, mined: MiningResult) -> None:
 
 def _embed(job: _Run, side: Side) -> InputRecord:
     """Make the embedding table of one side, unless an earlier process did."""
-    output = table_of(side, job.folder)
+    output = table_of(side.name, job.folder)
     done = job.state.finished.get(side.name)
     if done is not None and output.is_file():
         log.info("the %s are embedded already", side.name)
         return done
+    warnings: Sequence[str] = ()
     if side.is_ready:
         place_embedding_table(side.path, side.column, output)
-        return ready_record(side)
-    assert job.encoder is not None
-    log.info("embedding the %s: %d images", side.name, side.rows)
-    result = embed_with(job.encoder, job.config.embedding(input_of(side, job.folder), str(output)))
-    record = embedded_record(side, result)
+        record = ready_record(side)
+    else:
+        assert job.encoder is not None
+        log.info("embedding the %s: %d images", side.name, side.rows)
+        result = embed_with(job.encoder, job.config.embedding(input_of(side, job.folder), str(output)))
+        record, warnings = embedded_record(side, result), result.warnings
     job.state.finished[side.name] = record
-    job.state.warnings[side.name] = list(result.warnings)
+    job.state.warnings[side.name] = list(warnings)
     job.state.write(job.folder)
     return record
 
@@ -453,8 +437,8 @@ def _draw(job: _Run) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     return plots, gallery
 
 
-def _report(job: _Run, drawn: Sequence[Path]) -> tuple[RunRecord, Path]:
-    """Complete the record and write the report, which comes last: it says that the run is complete.
+def _report(job: _Run, drawn: Sequence[Path], mined: MiningResult) -> tuple[RunRecord, Path]:
+    """Complete the record, add the run to its ledger, and write the report, which comes last: the run is complete.
 
     The report tells what is in the record, and the record has the digest of the report: its text is made before both.
     """
@@ -464,8 +448,10 @@ def _report(job: _Run, drawn: Sequence[Path]) -> tuple[RunRecord, Path]:
     update_record(folder, drawn, seconds=steps.seconds)
     with steps.step("report"):
         text = report_text(folder)
-    package_run(folder)
+    for line in package_run(folder):
+        log.log(logging.INFO if is_done(line) else logging.WARNING, line)
     record = update_record(folder, report=text, seconds=steps.seconds)
+    remember(job.config, folder, job.extras.history, mined)
     return record, store_report(folder, text)
 
 

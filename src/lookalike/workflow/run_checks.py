@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from lookalike.config.schemas import RunConfig
 from lookalike.embedding.images import check_embedding
 from lookalike.embedding.remembered import open_encoder
 from lookalike.encoders.base import Encoder
-from lookalike.encoders.identity import EncoderIdentity
 from lookalike.encoders.load import check_model
 from lookalike.errors import ConfigError, TableError, VectorError
 from lookalike.images.locate import check_root
 from lookalike.neighbors import devices
+from lookalike.selection.scoring import checked_weights
+from lookalike.tables.embedding_table import Parts
 from lookalike.tables.image_table import Filepaths
+from lookalike.workflow.by_score import numbers_of
 from lookalike.workflow.comparable import compare_identities
 from lookalike.workflow.run_inputs import Side, check_files
 
@@ -34,8 +35,16 @@ def check_settings(config: RunConfig) -> None:
     check_root(config.root)
 
 
-def check_sides(config: RunConfig, sides: Sequence[Side]) -> None:
-    """Refuse inputs that cannot be embedded or compared with these settings; loads no model."""
+def check_sides(config: RunConfig, sides: Sequence[Side], done: Collection[str] = ()) -> None:
+    """Refuse inputs that cannot be embedded, compared or selected with these settings; loads no model.
+
+    Parameters
+    ----------
+    config, sides:
+        Of the run.
+    done:
+        Names of sides that an earlier process embedded: their image files are needed no more.
+    """
     images = [side for side in sides if not side.is_ready]
     if images:
         check_model(config.embedding("", ""))
@@ -52,37 +61,46 @@ def check_sides(config: RunConfig, sides: Sequence[Side]) -> None:
         if config.mining("", "", "").filters_by_label:
             log.warning("%s: filter_by_label is on, and the side of the %s has no column 'label'", side.path, side.name)
     _check_alike(*sides)
-    _check_columns(config, sides[0])
+    _check_selection(config, sides[0])
     for side in images:
-        check_files(side, config)
+        if side.name not in done:
+            check_files(side, config)
     if images:
         check_embedding(config.embedding("", ""))
     devices.choose_devices(config.search_device)
 
 
-def _check_columns(config: RunConfig, targets: Side) -> None:
-    """Refuse settings that count on a column that the targets lack: the search would find out after the embedding."""
-    needed = [("target_weight_column", config.target_weight_column)]
-    needed += [("max_per_label", "label")] if config.max_per_label else []
-    if targets.table is not None:
-        there = targets.table.column_names
-    elif Path(targets.path).is_file():
-        there = pq.read_schema(targets.path).names
+def _check_selection(config: RunConfig, targets: Side) -> None:
+    """Refuse a selection that asks for something of the targets that they do not have."""
+    if config.max_per_label and not targets.has_label:
+        raise ConfigError(
+            "max_per_label is on, and the side of the targets has no column 'label'",
+            where=targets.path,
+            hint="add the column, or leave the setting out",
+        )
+    name = config.target_weight_column
+    if not name:
+        return
+    if targets.embedded is not None or targets.table is None:
+        parts = Parts.open(str(targets.embedded or targets.path))
+        parts.require(name)
+        table = parts.read((name,))
     else:
-        return  # a folder of tables is looked at when it is read
-    for key, column in needed:
-        if column and column not in there:
-            raise ConfigError(
-                f"{key} needs a column, and the table has no column {column!r}",
-                where=targets.path,
-                hint="add the column to the table of the targets, or leave the setting out",
-            )
+        table = targets.table
+    if name not in table.column_names:
+        raise TableError(
+            f"has no column {name!r}; its columns are {table.column_names}",
+            where=targets.path,
+            hint="name a column of numbers with target_weight_column",
+        )
+    checked_weights(numbers_of(table.column(name), name, targets.path), table.num_rows)
 
 
-def load(config: RunConfig, sides: Sequence[Side], remember: bool = True) -> Encoder | None:
+def load(config: RunConfig, sides: Sequence[Side], remember: bool = True, done: Collection[str] = ()) -> Encoder | None:
     """Load the encoder, where a side has to be embedded, and compare it with what is there already.
 
-    Without `remember` nothing is written, not even into the cache folder.
+    Without `remember` nothing is written, not even into the cache folder. Sides that are `done` are embedded already;
+    their encoder is still that of images beside the two sides.
 
     Raises
     ------
@@ -93,7 +111,7 @@ def load(config: RunConfig, sides: Sequence[Side], remember: bool = True) -> Enc
         return None
     settings = config.embedding("", "")
     places, sources = check_embedding(settings)
-    paths = [Filepaths(side.table) for side in sides if side.table is not None]
+    paths = [Filepaths(side.table) for side in sides if side.table is not None and side.name not in done]
     encoder = open_encoder(settings, places[0], paths, remember)
     for source in sources:
         list(source.table.check(encoder.identity, settings.embedding_dtype))
@@ -101,30 +119,34 @@ def load(config: RunConfig, sides: Sequence[Side], remember: bool = True) -> Enc
         if side.is_ready:
             names = (side.path, f"this run ({config.model} {config.model_path})")
             list(compare_identities(side.identity, encoder.identity, names))  # what it warns of, the search says again
-            _check_dimension(side, encoder.identity)
+            check_dimension(side, encoder.identity.model.dimension)
     return encoder
 
 
-def check_room(place: Path, config: RunConfig, sides: Sequence[Side], encoder: Encoder | None) -> None:
+def check_room(
+    place: Path, config: RunConfig, sides: Sequence[Side], encoder: Encoder | None, avoid: Side | None = None
+) -> None:
     """Refuse a disk that certainly cannot hold the vectors; warn of one that may not.
 
-    While a table is made, its vectors lie there twice: in finished parts, uncompressed, and in the table.
+    While a table is made, its vectors lie there twice: in finished parts, uncompressed, and in the table. Of a ready
+    table a copy is made.
     """
-    if encoder is None:
-        return
-    dimension = encoder.identity.model.dimension
-    row = dimension * np.dtype(config.embedding_dtype).itemsize
-    counts = [side.rows for side in sides if not side.is_ready]
+    all_sides = [*sides, *(() if avoid is None else (avoid,))]
+    copied = sum(file.stat().st_size for side in all_sides if side.is_ready for file in Parts.open(side.path).files)
+    counts = [side.rows for side in all_sides if not side.is_ready]
+    dimension = 0 if encoder is None else encoder.identity.model.dimension
+    parts = max(counts, default=0) * dimension * 4  # the parts of the larger side, in float32
+    least = max(parts, copied)
+    most = copied + parts + sum(counts) * dimension * np.dtype(config.embedding_dtype).itemsize
     there = next(folder for folder in (place, *place.parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    least = max(counts) * dimension * 4  # the parts of the larger side, in float32
-    most = sum(counts) * row + least
     if free < least:
+        images = sum(side.rows for side in all_sides)
         raise TableError(
-            f"the disk has {free / _GIB:.2f} GiB free, and the vectors of {max(counts)} images take at least "
-            f"{least / _GIB:.2f} GiB ({dimension} dimensions)",
+            f"the disk has {free / _GIB:.2f} GiB free, and the vectors of {images} images take at least "
+            f"{least / _GIB:.2f} GiB",
             where=str(there),
-            hint="make room, choose another --out, or halve the tables with embedding_dtype=float16",
+            hint="make room, choose another --out, or halve the tables that are made with embedding_dtype=float16",
         )
     if free < most:
         log.warning(
@@ -155,12 +177,11 @@ def _check_alike(targets: Side, pool: Side) -> None:
         )
 
 
-def _check_dimension(side: Side, identity: EncoderIdentity) -> None:
-    """Refuse a table made elsewhere whose vectors cannot be this encoder's."""
-    if side.dimension != identity.model.dimension:
+def check_dimension(side: Side, dimension: int) -> None:
+    """Refuse a table made elsewhere whose vectors cannot be those of an encoder that gives so many numbers."""
+    if side.dimension != dimension:
         raise VectorError(
-            f"the {side.name} have vectors of {side.dimension} dimensions, and the encoder gives "
-            f"{identity.model.dimension}",
+            f"the {side.name} have vectors of {side.dimension} dimensions, and the encoder gives {dimension}",
             where=side.path,
             hint="give the model and model_path that wrote them",
         )

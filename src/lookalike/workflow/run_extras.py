@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lookalike.config.schemas import RunConfig
 from lookalike.embedding.images import embed_with
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ConfigError, TableError
-from lookalike.tables.atomic import check_output, check_place
+from lookalike.tables.atomic import check_place
 from lookalike.tables.embedding_copy import place_embedding_table
 from lookalike.tables.embedding_stream import EmbeddingStream, plain_label, read_embedding_table
 from lookalike.tables.filepaths import normal_path
@@ -25,10 +25,12 @@ from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.barring.bars import Bars, Rule
 from lookalike.workflow.barring.pool import bar_pool
+from lookalike.workflow.comparable import compare_identities
 from lookalike.workflow.exclusion import read_all_excluded, split_sources
 from lookalike.workflow.mining import MiningResult
+from lookalike.workflow.run_checks import check_dimension
 from lookalike.workflow.run_files import input_of
-from lookalike.workflow.run_inputs import Side, layout_of, open_side
+from lookalike.workflow.run_inputs import Side, check_files, layout_of, open_side
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +48,20 @@ class Extras:
     ----------
     avoid:
         Images to stay away from; None where there are none.
+    protect:
+        The evaluation set.
     history:
         The ledger without this run's own entry; None where none is kept.
     """
 
     avoid: Side | None = None
+    protect: tuple[Side, ...] = ()
     history: History | None = None
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """All images beside targets and pool."""
+        return (*(() if self.avoid is None else (self.avoid,)), *self.protect)
 
 
 def open_extras(config: RunConfig, sides: Sequence[Side], folder: RunFolder | None = None) -> Extras:
@@ -69,10 +79,9 @@ def open_extras(config: RunConfig, sides: Sequence[Side], folder: RunFolder | No
     Raises
     ------
     ConfigError, TableError
-        When something cannot be read, or the iteration is not the next one.
+        When something cannot be read, the iteration is not the next one, or the ledger cannot be written.
     """
-    for protected in split_sources(config.protect):
-        open_side("protect", protected, config)
+    protect = tuple(open_side("protect", one, config) for one in split_sources(config.protect))
     read_all_excluded(config.exclude, "filepath", layout_of(config))
     avoid = open_side("avoid", config.avoid, config) if config.avoid else None
     if avoid is not None and not avoid.is_ready and all(side.is_ready for side in sides):
@@ -81,7 +90,37 @@ def open_extras(config: RunConfig, sides: Sequence[Side], folder: RunFolder | No
             where=avoid.path,
             hint="embed them with the encoder of the pool, and name the embedding table",
         )
-    return Extras(avoid, _open_history(config, folder))
+    return Extras(avoid, protect, _open_history(config, folder))
+
+
+def check_extras(extras: Extras, config: RunConfig, sides: Sequence[Side], encoder: Encoder | None) -> None:
+    """Refuse images beside the two sides that cannot be compared with the pool, or that are all missing.
+
+    Parameters
+    ----------
+    extras, config, sides:
+        Of the run.
+    encoder:
+        That of the pool; None where both sides come with vectors. Then images to protect may be names without files.
+
+    Raises
+    ------
+    EncoderMismatch, VectorError
+        When vectors are those of another encoder.
+    ImagesFailed
+        When none of the images is there.
+    """
+    pool = next(side for side in sides if side.name == "pool")
+    for one in extras.sides:
+        if one.is_ready:
+            name, identity, dimension = pool.path, pool.identity, pool.dimension
+            if encoder is not None:
+                name, identity = f"this run ({config.model} {config.model_path})", encoder.identity
+                dimension = identity.model.dimension
+            list(compare_identities(one.identity, identity, (one.path, name)))  # what it warns of is said later
+            check_dimension(one, dimension)
+        elif encoder is not None:
+            check_files(one, config if one is extras.avoid else replace(config, on_error="quarantine"))
 
 
 def extra_paths(config: RunConfig) -> list[str]:
@@ -94,9 +133,16 @@ def _open_history(config: RunConfig, folder: RunFolder | None) -> History | None
     if not config.history:
         return None
     place = Path(config.history)
-    check_place(place)  # it is written at the end, when a run has been paid for
+    check_place(place)
     history = require_intact(place) if place.exists() else History()
-    if folder is not None and history.iterations and Path(history.iterations[-1].output_parquet) == folder.mined:
+    own = [one for one in history.iterations if folder is not None and Path(one.output_parquet) == folder.mined]
+    if own and own[-1] is not history.iterations[-1]:
+        raise ConfigError(
+            "has a later iteration than this run's, so that the run cannot be done again",
+            where=config.history,
+            hint=f"what it mined stands in the ledger and in {own[-1].output_parquet}; only its report is missing",
+        )
+    if own:
         history = History(history.iterations[:-1], history.extra)
         write_history(place, history)
         log.info("%s: this run's own entry is taken back until the run has ended", place)
@@ -185,7 +231,6 @@ def remember(config: RunConfig, folder: RunFolder, history: History | None, mine
             where=config.history,
             hint="go on with this run: it selects again without what the other one mined",
         )
-    check_output(place)
     write_history(place, add_iteration(history, mined.counts.topn, *files))
     log.info("%s: iteration %d, %d images", place, len(history.iterations) + 1, mined.counts.unique)
 
@@ -204,8 +249,4 @@ def label_warning(targets: Side, pool: Side) -> list[str]:
 
 def _labels(side: Side) -> list[str]:
     """The different labels of a side as they are compared, in order."""
-    if side.table is not None:
-        column = side.table.column("label")
-    else:
-        column = EmbeddingStream(side.path, side.column).read_scalars().column("label")
-    return sorted({plain_label(label) for label in pc.unique(column).to_pylist() if label is not None})
+    return sorted({plain_label(label) for label in pc.unique(side.labels()).to_pylist() if label is not None})

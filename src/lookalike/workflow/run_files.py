@@ -24,9 +24,9 @@ from lookalike.workflow.run_inputs import Side
 _PACKAGES = ("torch", "torchvision", "transformers", "timm", "openvino", "pyarrow", "numpy", "pillow")
 
 
-def table_of(side: Side, folder: RunFolder) -> Path:
-    """The embedding table of a side."""
-    return {"targets": folder.targets, "pool": folder.pool, "avoid": folder.avoid}[side.name]
+def table_of(name: str, folder: RunFolder) -> Path:
+    """The embedding table of a side, by its name."""
+    return {"targets": folder.targets, "pool": folder.pool, "avoid": folder.avoid}[name]
 
 
 def input_of(side: Side, folder: RunFolder) -> str:
@@ -53,13 +53,13 @@ def write_specs(folder: RunFolder, config: RunConfig, targets: Side, pool: Side,
     sides = [side for side in (pool, targets) if not side.is_ready] or [pool, targets]
     words = [["embedding", "image_embeddings", "-e", str(folder.embedding_spec)] for _ in sides]
     for line, side in zip(words[1:], sides[1:], strict=True):
-        line += [f"input_parquet={input_of(side, folder)}", f"output_parquet={table_of(side, folder)}"]
+        line += [f"input_parquet={input_of(side, folder)}", f"output_parquet={table_of(side.name, folder)}"]
     head = [
         "The embedding step of this run",
         *(f"{side.name}: {shlex.join(line)}" for side, line in zip(sides, words, strict=True)),
         where,
     ]
-    spec = config.embedding(input_of(sides[0], folder), str(table_of(sides[0], folder)))
+    spec = config.embedding(input_of(sides[0], folder), str(table_of(sides[0].name, folder)))
     if targets.is_ready and pool.is_ready:
         head[0] = "Both sides came with their vectors, so this run embedded nothing; this would embed them again"
         spec = _as_identified(spec, pool.identity or targets.identity)
@@ -116,6 +116,7 @@ class Done:
     mined: MiningResult
     seconds: Mapping[str, float]
     excluded: dict[str, Any] | None = None
+    cwd: str = ""
 
 
 def write_record(folder: RunFolder, done: Done) -> RunRecord:
@@ -139,6 +140,7 @@ def write_record(folder: RunFolder, done: Done) -> RunRecord:
         versions=dict(_versions()),
         machine=_machine(done.inputs),
         files=dict(_files(folder)),
+        cwd=done.cwd,
         excluded=done.excluded,
         selection=None if done.mined.scored is None else selection_record(done.mined.scored),
     )

@@ -40,6 +40,8 @@ _KINDS = {
     ".txt": "list of paths",
     ".lst": "list of paths",
 }
+#: What the images of an input are called.
+_IMAGES = {"protect": "images to protect", "avoid": "images to avoid"}
 #: Files that are looked for before a run, and how long that may take.
 _SAMPLE, _SAMPLE_SECONDS = 1000, 3.0
 
@@ -66,6 +68,9 @@ class Side:
         Of a ready embedding table: its vectors' column and length, and who wrote them (None: not known).
     sha256:
         Digest of the input file; None for a folder, a URL or a table in memory.
+    embedded:
+        Its embedding table in the run folder, where that is all that is looked at: an earlier process made it, and the
+        input is gone.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Side:
     dimension: int = 0
     identity: EncoderIdentity | None = None
     sha256: str | None = None
+    embedded: Path | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -87,7 +93,9 @@ class Side:
 
     def filepaths(self) -> Iterator[pa.Array]:
         """The column `filepath`, part by part: a ready pool may be larger than memory."""
-        if self.table is not None:
+        if self.embedded is not None:
+            yield from EmbeddingStream(str(self.embedded), "embedding").filepaths()
+        elif self.table is not None:
             yield from self.table.column("filepath").chunks
         else:
             yield from EmbeddingStream(self.path, self.column).filepaths()
@@ -100,6 +108,14 @@ class Side:
             if len(found) == count:
                 break
         return found
+
+    def labels(self) -> pa.ChunkedArray:
+        """The column `label`, as it is in the table."""
+        if self.embedded is not None:
+            return EmbeddingStream(str(self.embedded), "embedding").read_scalars().column("label")
+        if self.table is not None:
+            return self.table.column("label")
+        return EmbeddingStream(self.path, self.column).read_scalars().column("label")
 
     def digest(self) -> str:
         """What tells this input from another and from itself after a change: its file, or its paths and labels."""
@@ -258,11 +274,12 @@ def check_files(side: Side, config: RunConfig) -> None:
     if not missing:
         return
     counted = f"{len(missing)} of {looked}" + (" image files" if looked == side.rows else " image files looked for")
+    images = _IMAGES.get(side.name, side.name)
     if len(missing) == looked or config.on_error == "raise":
         start = config.root or f"the working directory, {Path.cwd()}"
         raise ImagesFailed(
-            f"{counted} of the {side.name} are not there; the first: {missing[0]}",
+            f"{counted} of the {images} are not there; the first: {missing[0]}",
             where=side.path,
             hint=f"relative paths start in {start}",
         )
-    log.warning("%s: %s of the %s are not there; the first: %s", side.path, counted, side.name, missing[0])
+    log.warning("%s: %s of the %s are not there; the first: %s", side.path, counted, images, missing[0])

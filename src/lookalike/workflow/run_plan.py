@@ -22,7 +22,7 @@ from lookalike.errors import ImagesFailed
 from lookalike.tables.image_table import Filepaths
 from lookalike.tables.pair_table import write_table
 from lookalike.workflow.run_checks import check_room, check_settings, check_sides, load
-from lookalike.workflow.run_extras import open_extras
+from lookalike.workflow.run_extras import check_extras, open_extras
 from lookalike.workflow.run_inputs import Side, open_side
 from lookalike.workflow.run_state import check_folder, planned_folder
 
@@ -85,10 +85,12 @@ def plan_run(config: RunConfig) -> RunPlan:
     check_folder(config, [config.targets, config.pool])
     sides = (open_side("targets", config.targets, config), open_side("pool", config.pool, config))
     check_sides(config, sides)
-    open_extras(config, sides)
+    extras = open_extras(config, sides)
     folder = planned_folder(config)
     images = [side for side in sides if not side.is_ready]
     if not images:
+        check_extras(extras, config, sides, None)
+        check_room(folder, config, sides, None, extras.avoid)
         words = "none: both sides come with their vectors"
         return RunPlan(
             sides, words, (), CacheState.OFF, {}, "nothing is to be embedded; the search comes at once", folder
@@ -97,7 +99,8 @@ def plan_run(config: RunConfig) -> RunPlan:
     encoder = load(config, sides, remember=False)
     loading = time.perf_counter() - started
     assert encoder is not None
-    check_room(folder, config, sides, encoder)
+    check_extras(extras, config, sides, encoder)
+    check_room(folder, config, sides, encoder, extras.avoid)
     model = encoder.identity.model
     devices, _ = check_embedding(config.embedding("", ""))
     cached = {side.name: _count_cached(side, config, encoder) for side in images if _is_known_by_path(side, config)}

@@ -192,16 +192,25 @@ def check_folder(config: RunConfig, inputs: Sequence[str]) -> None:
         When `run_dir` is not empty.
     """
     check_place(Path(config.run_dir or config.out) / "mined.parquet", inputs=tuple(inputs))
-    if not config.run_dir:
-        return
-    folder = RunFolder(Path(config.run_dir).absolute())
+    if config.run_dir:
+        check_empty(RunFolder(Path(config.run_dir).absolute()))
+
+
+def check_empty(folder: RunFolder) -> None:
+    """Refuse a run folder that has anything in it but the lock.
+
+    Raises
+    ------
+    ConfigError
+        When it has.
+    """
     if is_unfinished(folder):
         raise ConfigError(
             "run_dir holds an unfinished run",
             where=str(folder.path),
             hint=f"lookalike mine --resume {shlex.quote(str(folder.path))} goes on with it; or choose another folder",
         )
-    if folder.path.is_dir() and any(folder.path.iterdir()):
+    if folder.path.is_dir() and any(file.name != _LOCK for file in folder.path.iterdir()):
         raise ConfigError("run_dir is not empty", where=str(folder.path), hint="choose an empty or a new folder")
 
 
@@ -236,8 +245,8 @@ def claim_folder(config: RunConfig) -> RunFolder:
 class RunLog:
     """`run.log`: everything that lookalike logs while a run is under way; a context manager.
 
-    Lines that come before there is a folder are held, and written when there is one. Where an application set no level
-    for lookalike, the file has the level INFO, and the application's own handlers get what they would have got.
+    Lines that come before there is a folder are held, and written when there is one. The file has the level INFO or
+    finer, whatever is shown: handlers of lookalike and of the application get what they would have got.
     """
 
     def __init__(self) -> None:
@@ -245,14 +254,21 @@ class RunLog:
         self._held = logging.handlers.MemoryHandler(_HELD, logging.CRITICAL + 1, flushOnClose=False)
         self._file: _File | None = None
         self._upwards: _Upwards | None = None
+        self._before: tuple[int, bool, dict[logging.Handler, int]] | None = None
 
     def __enter__(self) -> Self:
-        self._logger.addHandler(self._held)
-        if self._logger.level == logging.NOTSET and self._logger.propagate:
-            self._upwards = _Upwards()
-            self._logger.addHandler(self._upwards)
-            self._logger.propagate = False
+        shown = self._logger.getEffectiveLevel()
+        if shown > logging.INFO:
+            levels = {handler: handler.level for handler in self._logger.handlers}
+            self._before = self._logger.level, self._logger.propagate, levels
+            for handler, level in levels.items():
+                handler.setLevel(max(level, shown))
+            if self._logger.propagate:
+                self._upwards = _Upwards(self._logger.level)
+                self._logger.addHandler(self._upwards)
+                self._logger.propagate = False
             self._logger.setLevel(logging.INFO)
+        self._logger.addHandler(self._held)
         return self
 
     def open(self, path: Path) -> None:
@@ -276,9 +292,11 @@ class RunLog:
             if handler is not None:
                 self._logger.removeHandler(handler)
                 handler.close()
-        if self._upwards is not None:
-            self._logger.propagate = True
-            self._logger.setLevel(logging.NOTSET)
+        if self._before is not None:
+            level, self._logger.propagate, levels = self._before
+            self._logger.setLevel(level)
+            for own, before in levels.items():
+                own.setLevel(before)
 
 
 class _File(logging.FileHandler):

@@ -80,15 +80,24 @@ def install_skill(folder: Path, *, force: bool = False) -> tuple[Path, str]:
 
 
 def _replace(source: Path, target: Path, digests: dict[str, str]) -> None:
-    """Put a new copy in the place of an old one; both are whole at any time."""
+    """Put a new copy in the place of an old one, which stays where that fails.
+
+    A process that is killed between the two renamings leaves the old one in a hidden folder beside.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as room:
         copy = Path(room) / "new"
         shutil.copytree(source, copy, ignore=_not_shipped)
         (copy / MANIFEST).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+        old = Path(room) / "old"
         if target.exists():
-            target.rename(Path(room) / "old")
-        copy.rename(target)
+            target.rename(old)
+        try:
+            copy.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
 
 
 def _installed(target: Path) -> dict[str, str] | None:

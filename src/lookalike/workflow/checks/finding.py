@@ -45,7 +45,7 @@ class Rule(StrEnum):
 
 #: What each rule looks for, for the documentation.
 MEANINGS = {
-    Rule.UNFINISHED: "the run has neither a record nor a report: it did not end",
+    Rule.UNFINISHED: "the run ended: it has a record or a report, and no state of work is left",
     Rule.MADE_ELSEWHERE: "no record and no pair table: another workflow made the run, and less can be checked",
     Rule.RECORD: "`run.json` is there, can be read, and agrees with the tables",
     Rule.ARTIFACT: "every file that the run should have is there, neither empty nor cut off; plots as the report shows",
