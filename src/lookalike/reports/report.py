@@ -15,6 +15,7 @@ from lookalike.reports.captions import plot_captions
 from lookalike.reports.facts import Facts, LabelFacts, Side, gather
 from lookalike.reports.findings import Room, dropped, find, headline, kept_share, why_noop
 from lookalike.reports.selection_text import held_out_table, selection_words, settings_words
+from lookalike.reports.supply import left_out
 from lookalike.tables.atomic import atomic_path
 from lookalike.tables.run_folder import RunFolder
 
@@ -95,6 +96,7 @@ def render(facts: Facts, room: Room) -> str:
         "headline": headline(facts, len(findings)),
         "encoder": _encoder(facts, value),
         "kept_share": kept_share(facts),
+        "left_out": ", ".join(left_out(facts)),
         "has_gallery": facts.folder.gallery.exists(),
         "findings": findings.own,
         "warnings": findings.warnings[: room.items],
