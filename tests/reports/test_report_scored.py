@@ -74,7 +74,7 @@ def test_no_recommended_search_brings_back_what_was_left_out(settings, protected
         assert not got & barred
     left_out = done.counts.excluded
     assert left_out >= len(barred)
-    assert f"searched {120 - left_out} pool images ({left_out} others were left out)" in text
+    assert f"searched {120 - left_out} pool images ({left_out} others were left out: " in text
 
 
 def test_a_recommended_search_works_from_anywhere_and_after_a_move(tmp_path, run_command):
