@@ -1,4 +1,4 @@
-"""The settings that every family has: vectors of length 1, means over turned images."""
+"""The settings that every family has: vectors of length 1, means over turned images; and those that none has yet."""
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +56,11 @@ def test_vectors_of_length_one(pictures, clip_snapshot, tmp_path):
     assert same.fingerprint == before.fingerprint
 
 
-@pytest.mark.parametrize("settings", [{"normalize": "perhaps"}, {"augment": "twist"}], ids=str)
-def test_values_that_are_not_known_are_refused(settings, clip_snapshot, tmp_path):
+@pytest.mark.parametrize(
+    "settings",
+    [{"pooling": "gem"}, {"layer": 3}, {"image_size": 64}, {"trust_remote_code": True}, {"augment": "twist"}],
+    ids=str,
+)
+def test_what_a_family_does_not_take_is_refused(settings, clip_snapshot, tmp_path):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         embedded(["no such file.png"], clip_snapshot, tmp_path, **settings)

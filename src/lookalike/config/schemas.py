@@ -21,6 +21,7 @@ MISSING: Any = "???"
 LEAST_MEMORY = 128 << 20
 METRICS = ("cosine", "euclidean", "manhattan")
 DETECTION_FORMATS = ("coco", "kitti")
+POOLINGS = ("model", "cls", "mean", "gem")
 AUGMENTS = ("none", "flip", "rot90")
 DIVERSITY_METHODS = ("mmr", "facility_location")
 SCORINGS = ("auto", "nearest", "density_ratio", "lda")
@@ -66,11 +67,28 @@ class ImageEmbeddingsConfig:
     model_config_path: str = setting("", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else")
     batch_size: int = setting(64, "images per forward pass")
     architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
+    pooling: str = setting(
+        "model",
+        "how tokens or feature maps become one vector: model: as the model does; cls, mean or gem where the family "
+        "allows it (none of this version does)",
+    )
+    layer: int = setting(
+        -1, "the block whose output is pooled, counted from 0; -1: the last (no family of this version has others)"
+    )
     normalize: str = setting(
-        "auto", "vectors of length 1: auto: as the reference, which leaves them as they are; true; false"
+        "auto", "vectors of length 1: auto: as the family's reference (only TAO checkpoints are); true; false"
+    )
+    image_size: int = setting(
+        0,
+        "side of the model's input in pixels, with interpolated positions; 0: the model's own (no "
+        "family of this version has others)",
     )
     augment: str = setting(
         "none", "the vector is the mean over turned images: none; flip: and its mirror image; rot90: four quarter turns"
+    )
+    trust_remote_code: bool = setting(
+        False,
+        "whether Python code that comes with a model may run; no family of this version runs any, true is refused",
     )
     device: str = setting(
         "auto", "auto (every CUDA device, one process each), cpu, cuda, cuda:N, mps, or several with commas"
@@ -135,6 +153,9 @@ class ImageEmbeddingsConfig:
         one_of("verify", self.verify, ("quick", "content"))
         at_least("cache_bytes", self.cache_bytes, 1)
         one_of("embedding_dtype", self.embedding_dtype, ("float32", "float16"))
+        one_of("pooling", self.pooling, POOLINGS)
+        at_least("layer", self.layer, -1)
+        at_least("image_size", self.image_size, 0)
         one_of("normalize", str(self.normalize).strip().lower(), ("auto", *TRUE_WORDS, *FALSE_WORDS))
         one_of("augment", self.augment, AUGMENTS)
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
@@ -515,8 +536,12 @@ class RunConfig:
     batch_size: int = same(ImageEmbeddingsConfig, "batch_size")
     model_config_path: str = same(ImageEmbeddingsConfig, "model_config_path")
     architecture: str = same(ImageEmbeddingsConfig, "architecture")
+    pooling: str = same(ImageEmbeddingsConfig, "pooling")
+    layer: int = same(ImageEmbeddingsConfig, "layer")
     normalize: str = same(ImageEmbeddingsConfig, "normalize")
+    image_size: int = same(ImageEmbeddingsConfig, "image_size")
     augment: str = same(ImageEmbeddingsConfig, "augment")
+    trust_remote_code: bool = same(ImageEmbeddingsConfig, "trust_remote_code")
     precision: str = same(ImageEmbeddingsConfig, "precision")
     runtime: str = same(ImageEmbeddingsConfig, "runtime")
     decoder: str = same(ImageEmbeddingsConfig, "decoder")

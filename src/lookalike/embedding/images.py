@@ -95,8 +95,12 @@ def embed_images(
     model_config_path: str = _Config.model_config_path,
     batch_size: int = _Config.batch_size,
     architecture: str = _Config.architecture,
+    pooling: str = _Config.pooling,
+    layer: int = _Config.layer,
     normalize: str = _Config.normalize,
+    image_size: int = _Config.image_size,
     augment: str = _Config.augment,
+    trust_remote_code: bool = _Config.trust_remote_code,
     device: str = _Config.device,
     precision: str = _Config.precision,
     runtime: str = _Config.runtime,
@@ -148,7 +152,7 @@ def embed_images(
     """
     settings = ImageEmbeddingsConfig(
         name_of(input_parquet), str(output_parquet), model, model_path, model_config_path, batch_size,
-        architecture, normalize, augment,
+        architecture, pooling, layer, normalize, image_size, augment, trust_remote_code,
         device, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
         max_bytes, root, retries, time_limit, cache_dir, cache_bytes, verify,
         str(reuse), retry_quarantined, embedding_dtype,

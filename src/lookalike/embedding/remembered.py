@@ -49,8 +49,8 @@ _VERSION = 1
 _SAMPLE = 1000
 #: The settings by which two runs may ask for different encoders.
 _ASKED = (
-    "model_path", "model_config_path", "architecture", "normalize", "augment", "precision", "runtime", "decoder",
-    "exif", "bit_depth",
+    "model_path", "model_config_path", "architecture", "pooling", "layer", "normalize", "image_size", "augment",
+    "trust_remote_code", "precision", "runtime", "decoder", "exif", "bit_depth",
 )  # fmt: skip
 #: What decides, beside the weights, how a model computes and what it calls itself.
 _LIBRARIES = ("torch", "torchvision", "timm", "transformers", "safetensors", "huggingface-hub", "openvino")

@@ -72,7 +72,7 @@ class LoadRequest:
     ----------
     decoding:
         How files become pixels; its colour and orientation rules are part of the preprocessing digest.
-    model_path, architecture, device, precision, runtime, normalize, augment:
+    model_path, architecture, device, precision, runtime, and the rest:
         See `ImageEmbeddingsConfig`.
     """
 
@@ -82,8 +82,13 @@ class LoadRequest:
     precision: str
     decoding: DecodeSettings
     runtime: str = _Config.runtime
+    model_config_path: str = _Config.model_config_path
+    pooling: str = _Config.pooling
+    layer: int = _Config.layer
     normalize: str = _Config.normalize
+    image_size: int = _Config.image_size
     augment: str = _Config.augment
+    trust_remote_code: bool = _Config.trust_remote_code
 
     @classmethod
     def of(cls, settings: _Config, device: str, decoding: DecodeSettings) -> LoadRequest:

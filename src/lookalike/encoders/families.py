@@ -1,4 +1,4 @@
-"""Every family of encoders: what the setting `model` may say, and which module loads it."""
+"""Every family of encoders: what the setting `model` may say, what each family takes, and which module loads it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders.base import LoadRequest, TorchEncoder
 from lookalike.errors import ConfigError
 
@@ -21,24 +22,87 @@ class Family:
         As the setting `model` and the identity spell it; case, ``-`` and ``_`` do not matter in the setting.
     module:
         The module with `load(family_name, request)`, imported when the family is used.
+    what:
+        What the family is and what it is good for, in a sentence.
+    needs:
+        What `model_path` must be.
+    poolings:
+        Values of `pooling` beside ``model``.
+    layers, sizes:
+        Whether `layer` and `image_size` can be chosen.
+    package, extra:
+        The Python package that it is loaded with, and the extra of lookalike that installs it ("" where it comes with
+        lookalike).
+    texts:
+        Whether it has a text side.
     """
 
     name: str
     module: str
+    what: str
+    needs: str
+    poolings: frozenset[str] = frozenset()
+    layers: bool = False
+    sizes: bool = False
+    package: str = "transformers"
+    extra: str = ""
+    texts: bool = False
 
     def load(self, request: LoadRequest) -> TorchEncoder:
         """Load a model of the family."""
         loader: Callable[[str, LoadRequest], TorchEncoder] = importlib.import_module(self.module).load
         return loader(self.name, request)
 
+    def check(self, settings: ImageEmbeddingsConfig) -> None:
+        """Refuse settings that the family does not take.
 
+        Raises
+        ------
+        ConfigError
+            Names the setting, and what the family takes.
+        """
+        allowed = ("model", *sorted(self.poolings))
+        if settings.pooling not in allowed:
+            raise ConfigError(
+                f"pooling={settings.pooling!r} is not possible with model={self.name}",
+                hint=f"use one of: {', '.join(allowed)}",
+            )
+        if settings.trust_remote_code:
+            raise ConfigError(
+                f"trust_remote_code=true is not possible with model={self.name}: it runs no code of a model",
+                hint="leave it out",
+            )
+        for key, possible, default in (("layer", self.layers, -1), ("image_size", self.sizes, 0)):
+            if not possible and getattr(settings, key) != default:
+                raise ConfigError(f"{key} cannot be chosen with model={self.name}", hint="leave it out")
+
+
+_HERE = "lookalike.encoders"
 #: All families, by name.
 FAMILIES = {
     family.name: family
     for family in (
-        Family("CLIP", "lookalike.encoders.huggingface"),
-        Family("SigLIP", "lookalike.encoders.huggingface"),
-        Family("timm", "lookalike.encoders.timm"),
+        Family(
+            "CLIP",
+            f"{_HERE}.huggingface",
+            "CLIP: a vision tower that learned from captions",
+            "a Hugging Face id or a snapshot folder",
+            texts=True,
+        ),
+        Family(
+            "SigLIP",
+            f"{_HERE}.huggingface",
+            "SigLIP, and SigLIP2 of a fixed resolution: learned from captions, the reference's common default",
+            "a Hugging Face id or a snapshot folder",
+            texts=True,
+        ),
+        Family(
+            "timm",
+            f"{_HERE}.timm",
+            "any timm image model, and your own fine-tuned one",
+            "a timm name, a snapshot folder, or a checkpoint file with architecture=NAME",
+            package="timm",
+        ),
     )
 }
 

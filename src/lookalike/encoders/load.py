@@ -30,12 +30,13 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
     ConfigError
         When the family is unknown, or the settings contradict each other.
     """
-    family = canonical_model(settings.model)
+    family = FAMILIES[canonical_model(settings.model)]
+    family.check(settings)
     path = Path(settings.model_path)
-    if family == "timm":
-        return family
+    if family.name == "timm":
+        return family.name
     if settings.architecture:
-        raise ConfigError(f"architecture is for model=timm, and model={family} was given", hint="leave it out")
+        raise ConfigError(f"architecture is for model=timm, and model={family.name} was given", hint="leave it out")
     if path.suffix.lower() in _TAO_SUFFIXES:
         if not settings.model_config_path:
             raise ConfigError(
@@ -49,7 +50,7 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
             where=settings.model_path,
             hint="export the model as a Hugging Face snapshot folder and give that",
         )
-    return family
+    return family.name
 
 
 def check_runtime(runtime: str, device: str, precision: str) -> None:
