@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.encoders import tao
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
 from lookalike.encoders.families import FAMILIES, canonical_model
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-_TAO_SUFFIXES = frozenset({".pth", ".ckpt"})
 #: How many hardware queues a CUDA process has for its streams (CUDA C++ Programming Guide, "Environment variables").
 _QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"
 
@@ -31,25 +31,14 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
         When the family is unknown, or the settings contradict each other.
     """
     family = FAMILIES[canonical_model(settings.model)]
+    if settings.architecture and not family.architectures:
+        takers = " or ".join(f"model={name}" for name, other in FAMILIES.items() if other.architectures)
+        raise ConfigError(f"architecture is for {takers}, and model={family.name} was given", hint="leave it out")
+    named = family.name == "timm" or bool(settings.architecture)
+    if family.name == "TAO" or (not named and tao.is_checkpoint(settings.model_path)):
+        tao.check(family.name, settings.model_path, settings.model_config_path)
+        family = FAMILIES["TAO"]
     family.check(settings)
-    path = Path(settings.model_path)
-    if family.name == "timm":
-        return family.name
-    if settings.architecture:
-        raise ConfigError(f"architecture is for model=timm, and model={family.name} was given", hint="leave it out")
-    if path.suffix.lower() in _TAO_SUFFIXES:
-        if not settings.model_config_path:
-            raise ConfigError(
-                "model_config_path is required when model_path is a TAO checkpoint", where=settings.model_path
-            )
-        for needed in (path, Path(settings.model_config_path)):
-            if not needed.is_file():
-                raise ConfigError("does not exist", where=str(needed), hint="check the path")
-        raise ConfigError(
-            "TAO checkpoints are not read by this version",
-            where=settings.model_path,
-            hint="export the model as a Hugging Face snapshot folder and give that",
-        )
     return family.name
 
 

@@ -1,14 +1,14 @@
 """timm models: a name, a name with a checkpoint file, or a snapshot folder as timm saves them.
 
 The vector is the model without its classifier: pooled features, raw, float32, not normalised. Preprocessing
-comes from the model's pretrained configuration, as timm's own evaluation transform.
+comes from the model's pretrained configuration, as timm's own evaluation transform. `timm_options` has what the
+settings `pooling`, `layer` and `image_size` change.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,13 @@ from lookalike.encoders.base import (
     torch_dtype,
     weights_digest,
 )
+from lookalike.encoders.checkpoints import CHECKPOINT_SUFFIXES, UNREADABLE, fill
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
+from lookalike.encoders.timm_options import choose, resize
 from lookalike.encoders.vectors import Finish
 from lookalike.errors import ConfigError, EncoderError
 from lookalike.images.preprocess import Preprocessing
 
-#: Endings of a file with weights; anything else in `model_path` is a folder or a name.
-CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar"})
-#: What torch raises on a file that holds no plain state dict.
-_UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
@@ -58,20 +56,22 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
 
     device = choose_device(request.device)
     module = _create(request).eval()
+    resize(module, request.image_size, request.model_path)
+    features = choose(module, request)
     digest = weights_digest(module.state_dict())
     precision = choose_precision(request.precision, device, family_name)
     # Channels last is how convolutions are computed fastest, on a CPU as on a GPU.
     module = module.to(device, torch_dtype(precision), memory_format=torch.channels_last).requires_grad_(False)
-    preprocessing = read_preprocessing(module, request.model_path)
+    preprocessing = read_preprocessing(module, request.model_path, request.image_size)
     finish = Finish.of(request, reference=False)
     identity = EncoderIdentity(
         ModelIdentity(
             family=family_name,
             architecture=str(module.pretrained_cfg["architecture"]),
-            dimension=int(module.head_hidden_size),
+            dimension=features.dimension,
             weights=digest,
             preprocessing=request.preprocessing_digest(preprocessing),
-            pooling=finish.pooling("model"),
+            pooling=finish.pooling(features.name),
             normalisation=finish.normalisation,
         ),
         Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="pillow"),
@@ -79,8 +79,7 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     )
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
-        vectors: torch.Tensor = module(batch.contiguous(memory_format=torch.channels_last))
-        return vectors
+        return features.forward(module, batch.contiguous(memory_format=torch.channels_last))
 
     # Without a CUDA graph: some of timm's models wait for the device, and a recording that fails for that leaves
     # torch's memory allocator in a state in which it gives no memory back.
@@ -89,8 +88,17 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     )
 
 
-def read_preprocessing(module: Any, model_path: str) -> Preprocessing:
+def read_preprocessing(module: Any, model_path: str, image_size: int = 0) -> Preprocessing:
     """What timm's evaluation transform does for this model.
+
+    Parameters
+    ----------
+    module:
+        Has its pretrained configuration.
+    model_path:
+        For the error.
+    image_size:
+        Side of the input; 0: the model's own.
 
     Raises
     ------
@@ -99,7 +107,8 @@ def read_preprocessing(module: Any, model_path: str) -> Preprocessing:
     """
     import timm
 
-    settings = timm.data.resolve_model_data_config(module)
+    wanted = {"img_size": image_size} if image_size else {}
+    settings = timm.data.resolve_data_config(wanted, model=module)
     height, width = settings["input_size"][-2:]
     mode = settings["crop_mode"]
     if mode not in ("center", "squash") or (mode == "center" and height != width):
@@ -180,7 +189,7 @@ def _from_checkpoint(path: Path, architecture: str) -> Any:
     module = timm.create_model(architecture, num_classes=0)
     try:
         state = load_state_dict(str(path), device="cpu", weights_only=True)
-    except (*_UNREADABLE, SafetensorError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise EncoderError(
             f"the checkpoint cannot be read: {first}",
@@ -191,14 +200,5 @@ def _from_checkpoint(path: Path, architecture: str) -> Any:
     classifier = module.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     state = {key: value for key, value in state.items() if key in expected or key.split(".")[0] not in heads}
-    unfit = [key for key, value in expected.items() if key not in state or state[key].shape != value.shape]
-    unknown = [key for key in state if key not in expected]
-    if unfit or unknown:
-        raise EncoderError(
-            f"the checkpoint does not fit {architecture}: {len(unfit)} weights missing or of another shape "
-            f"(first: {unfit[:3]}), {len(unknown)} unknown (first: {unknown[:3]})",
-            where=str(path),
-            hint="check architecture",
-        )
-    module.load_state_dict(state)
+    fill(module, state, where=str(path), what=architecture, hint="check architecture")
     return module

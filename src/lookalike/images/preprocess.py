@@ -24,9 +24,10 @@ class Preprocessing:
     Attributes
     ----------
     resize:
-        ``squash`` to `size` whatever the shape, or ``shortest_edge`` to `size[0]`, keeping the shape.
+        ``squash`` to `size` whatever the shape, or ``shortest_edge`` or ``longest_edge`` to `size[0]`, keeping the
+        shape.
     size:
-        (height, width) of a squash; (edge, edge) for the shortest edge.
+        (height, width) of a squash; (edge, edge) for one edge.
     resample:
         Pillow's number of the filter (3 is bicubic).
     crop:
@@ -75,6 +76,10 @@ class Preprocessing:
         if self.resize == "squash":
             return self.size[1], self.size[0]
         edge = self.size[0]
+        if self.resize == "longest_edge":
+            # open_clip divides both sides by one ratio and rounds.
+            ratio = max(width, height) / edge
+            return round(width / ratio), round(height / ratio)
         # Both transformers and torchvision truncate the longer side.
         if width <= height:
             return edge, max(1, int(edge * height / width))
