@@ -260,7 +260,9 @@ def radio_state(
             shapes |= {f"blocks.{block}.{name}.weight": (width,), f"blocks.{block}.{name}.bias": (width,)}
         if layer_scale:
             shapes |= {f"blocks.{block}.ls{part}.gamma": (width,) for part in (1, 2)}
-    return {name: torch.randn(shape) * (0.5 if len(shape) == 1 else shape[-1] ** -0.5) for name, shape in shapes.items()}
+    return {
+        name: torch.randn(shape) * (0.5 if len(shape) == 1 else shape[-1] ** -0.5) for name, shape in shapes.items()
+    }
 
 
 def head_state(width: int, hidden: int, output: int, blocks: int) -> dict[str, Any]:
@@ -289,7 +291,11 @@ def tao_radio_checkpoint(folder: Path, tiny: bool) -> Path:
     for part in ("head_mlp", "feat_mlp"):
         head = head_state(width, width, output, blocks=2)
         state |= {f"{adaptor}.{part}.{name}": weight for name, weight in head.items()}
-    state |= {"model.radio_model.summary_idxs": _ones(3), f"{adaptor}.text_model.head.weight": _ones(4), **_calibration()}
+    state |= {
+        "model.radio_model.summary_idxs": _ones(3),
+        f"{adaptor}.text_model.head.weight": _ones(4),
+        **_calibration(),
+    }
     spec = {"model": {"type": RADIO, "adaptor_name": "siglip", "image_size": 64 if tiny else 224}}
     return write_checkpoint(folder, state, spec)
 

@@ -37,8 +37,8 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def cells():
-    """Twenty real images."""
-    return solar().table.column("filepath").to_pylist()[:20]
+    """Twelve real images."""
+    return solar().table.column("filepath").to_pylist()[:12]
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +105,22 @@ def test_other_names_of_open_clip(cells, tmp_path):
     """A model type that open_clip has itself, timm trunk and custom text tower."""
     name = "ViT-B-16-SigLIP-256"
     config = {**open_clip.get_model_config(name), "text_cfg": models._TINY_TEXT}
-    config["vision_cfg"] = {**config["vision_cfg"], "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token"}
+    config["vision_cfg"] = {
+        **config["vision_cfg"],
+        "timm_model_name": "test_vit",
+        "timm_pool": "token",
+        "timm_proj": "linear",
+        "image_size": 160,
+    }
     config.pop("custom_text")
     model = models.randomise(open_clip.CustomTextCLIP(**config))
     state = {f"model.backbone.model.{key}": weight for key, weight in model.state_dict().items()}
-    path = models.write_checkpoint(tmp_path, state, {"model": {"type": name, "image_size": 224}})
+    path = models.write_checkpoint(tmp_path, state, {"model": {"type": name, "image_size": 160}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
         _, ours = embed(cells, tmp_path, path)
     reference = models.batches(
-        cells, models._clip_transform(224), lambda batch: model.encode_image(batch, normalize=True)
+        cells, models._clip_transform(160), lambda batch: model.encode_image(batch, normalize=True)
     )
     check_parity(ours, reference)
 
@@ -224,9 +230,8 @@ def test_missing_and_unexpected_weights_are_listed(kind, name, edited, cells, tm
     with pytest.raises(EncoderError, match="1 weights missing") as refused:
         embed(cells[:1], tmp_path, edited(kind, state=without), model)
     said = str(refused.value)
-    assert name.rpartition("blocks.")[2].rpartition("model.")[2].rpartition("mlp.")[2] in said
-    if "patch_generator" not in name:
-        assert "1 unexpected" in said
+    assert f"missing ({name})" in said
+    assert f"1 weights unexpected ({name}_renamed)" in said
 
 
 def test_a_weight_that_belongs_nowhere_is_named(edited, cells, tmp_path):
@@ -316,14 +321,13 @@ class Custom:
     """A class of the trainer that is not here to be trusted."""
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_malicious_checkpoint_is_not_run(zipped, protocol, checkpoints, cells, tmp_path):
+def test_a_malicious_checkpoint_is_not_run(zipped, checkpoints, cells, tmp_path):
     """In the zip format and the old one; the name of what it asked for is in the message."""
     content = torch.load(checkpoints["TAO: SigLIP2"], weights_only=False)
     content["hyper_parameters"] = Payload(tmp_path / "ran")
     path = tmp_path / "model.pth"
-    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(EncoderError, match=r"it asks for (posix|nt|os)\.system"):
         embed(cells[:1], tmp_path, path, model_config_path=str(models.spec_of(checkpoints["TAO: SigLIP2"])))
     assert not (tmp_path / "ran").exists()
@@ -335,22 +339,21 @@ def test_a_class_that_is_not_allowed_is_named(checkpoints, cells, tmp_path):
     content = torch.load(checkpoints["TAO: SigLIP2"], weights_only=False)
     content["hyper_parameters"] = {"spec": Custom()}
     torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(EncoderError, match=r"it asks for tests\.encoders\.test_tao\.Custom"):
+    with pytest.raises(EncoderError, match=r"it asks for test_tao\.Custom"):
         embed(
             cells[:1], tmp_path, tmp_path / "model.pth",
             model_config_path=str(models.spec_of(checkpoints["TAO: SigLIP2"])),
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_numpy_scalars_are_loaded(protocol, tmp_path):
+def test_numpy_scalars_are_loaded(tmp_path):
     """Of every kind, as NumPy 2 writes them, and under the name that NumPy 1 wrote."""
     scalars = [np.dtype(kind).type(1) for kind in "?bhilqBHILQefdgFD"]
     content = {"state_dict": {"weight": torch.ones(2)}, "scalars": scalars, "dtype": np.dtype("float32")}
-    torch.save(content, tmp_path / "model.pth", pickle_protocol=protocol)
+    torch.save(content, tmp_path / "model.pth")
     assert read_state(tmp_path / "model.pth")["weight"].tolist() == [1, 1]
     # The same file by the old name, in the format without a zip, where bytes can be changed in place.
-    torch.save(content, tmp_path / "old.pth", pickle_protocol=2, _use_new_zipfile_serialization=False)
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     written = (tmp_path / "old.pth").read_bytes()
     renamed = written.replace(b"cnumpy._core.multiarray\nscalar", b"cnumpy.core.multiarray\nscalar")
     assert renamed != written

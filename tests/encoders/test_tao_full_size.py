@@ -84,4 +84,4 @@ def test_radio(letter, width, depth, heads, scaled):
     assert count(blocks) == count(layers)
     assert backbone.blocks[0].attn.num_heads == heads
     assert math.prod(ours["patch_embed.proj.weight"]) == math.prod(theirs["embeddings.patch_projection.weight"])
-    assert ours["cls_token"][1] + ours["reg_token"][1] == len(theirs["embeddings.cls_register_token"])
+    assert ours["cls_token"][1] + ours["reg_token"][1] == theirs["embeddings.cls_register_token"][0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +22,11 @@ CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin", ".ckpt",
 #: What torch raises on a file that it did not write, or that is cut short.
 UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 #: How torch names what a pickle asks for and may not have.
-_REFUSED = re.compile(r"GLOBAL ([\w.]+) was not an allowed global|Unsupported class ([\w.]+)")
+_REFUSED = re.compile(r"(?:GLOBAL|[Uu]nsupported class) ([\w.]+)")
+#: Before its message torch recommends to load the file with everything in it.
+_PREAMBLE = re.compile(r".*WeightsUnpickler error:", re.DOTALL)
+#: What to do about weights that do not fit an architecture that a training spec names.
+SPEC_HINT = "check that the training spec belongs to the checkpoint"
 #: Names of weights that an error prints of each kind.
 _LISTED = 10
 
@@ -66,7 +70,16 @@ def read_state(path: Path) -> State:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def fill(module: Any, state: State, *, where: str, what: str, hint: str = "", unknown: Iterable[str] = ()) -> None:
+def fill(
+    module: Any,
+    state: State,
+    *,
+    where: str,
+    what: str,
+    hint: str = SPEC_HINT,
+    prefix: str = "",
+    unknown: Iterable[str] = (),
+) -> None:
     """Put every weight of a file into a model.
 
     Parameters
@@ -77,6 +90,8 @@ def fill(module: Any, state: State, *, where: str, what: str, hint: str = "", un
         The weights, named as the model names them.
     where, what, hint:
         For the error: the file, the architecture, and what to do next.
+    prefix:
+        What the names in the file have before those of the model.
     unknown:
         Further names of the file that belong nowhere.
 
@@ -87,25 +102,33 @@ def fill(module: Any, state: State, *, where: str, what: str, hint: str = "", un
     """
     expected = module.state_dict()
     shapes = [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(weight.shape)}"
+        f"{prefix}{name} is {tuple(state[name].shape)}, not {tuple(weight.shape)}"
         for name, weight in expected.items()
         if name in state and state[name].shape != weight.shape
     ]
-    problems = [
-        f"{len(names)} weights {problem} ({_listed(names)})"
-        for problem, names in (
-            ("missing", [name for name in expected if name not in state]),
-            ("unexpected", [*(name for name in state if name not in expected), *unknown]),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
-    if problems:
-        raise EncoderError(f"the checkpoint does not fit {what}: {'; '.join(problems)}", where=where, hint=hint)
+    missing = [prefix + name for name in expected if name not in state]
+    unexpected = [*(prefix + name for name in state if name not in expected), *unknown]
+    if missing or unexpected or shapes:
+        raise misfit(what, where, missing, unexpected, shapes, hint=hint)
     module.load_state_dict(state)
 
 
-def _listed(names: list[str]) -> str:
+def misfit(
+    what: str,
+    where: str,
+    missing: list[str],
+    unexpected: list[str],
+    shapes: Sequence[str] = (),
+    *,
+    hint: str = SPEC_HINT,
+) -> EncoderError:
+    """The error that lists the weights that do not fit an architecture."""
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    problems = [f"{len(names)} weights {problem} ({_listed(names)})" for problem, names in kinds if names]
+    return EncoderError(f"the checkpoint does not fit {what}: {'; '.join(problems)}", where=where, hint=hint)
+
+
+def _listed(names: Sequence[str]) -> str:
     more = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
@@ -121,9 +144,8 @@ def _unpickled(path: Path) -> Any:
         wanted = _REFUSED.search(str(error))
         if wanted is None:
             raise _unreadable(path, error) from error
-        name = wanted.group(1) or wanted.group(2)
         raise EncoderError(
-            f"the checkpoint cannot be read: it asks for {name}, and only tensors, plain containers and NumPy scalars "
+            f"the checkpoint cannot be read: it asks for {wanted.group(1)}, and only tensors, plain containers and NumPy scalars "
             "are loaded, so that nothing in a file is run",
             where=str(path),
             hint="save a plain state dict where the model was trained: torch.save({'state_dict': "
@@ -132,7 +154,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: BaseException) -> EncoderError:
-    first = (str(error).strip() or repr(error)).splitlines()[0]
+    first = (_PREAMBLE.sub("", str(error)).strip() or repr(error)).splitlines()[0]
     return EncoderError(
         f"the checkpoint cannot be read: {first}",
         where=str(path),

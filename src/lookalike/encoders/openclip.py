@@ -78,8 +78,9 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     state, others = image_side(weights, "visual.", TEXT_SIDE)
     state = fit_positions(tower, state)
     fill(
-        tower, state, where=str(source.weights), what=source.name, hint="the weights are of another model", unknown=others
-    )
+        tower, state, where=str(source.weights), what=source.name, hint="the weights are of another model",
+        prefix="visual.", unknown=others,
+    )  # fmt: skip
     set_trunk_size(tower, request.image_size, request.model_path)
     return assemble(
         Loaded(
@@ -121,7 +122,9 @@ def named_config(name: str) -> dict[str, Any]:
     config: dict[str, Any] | None = open_clip.get_model_config(name.replace("/", "-"))
     if config is None:
         near = ", ".join(difflib.get_close_matches(name, open_clip.list_models(), n=3))
-        raise ConfigError(f"open_clip has no model {name!r}", hint=f"did you mean {near}?" if near else "check the name")
+        raise ConfigError(
+            f"open_clip has no model {name!r}", hint=f"did you mean {near}?" if near else "check the name"
+        )
     return config
 
 
@@ -153,7 +156,9 @@ def build_tower(config: dict[str, Any], where: str, image_size: int = 0) -> Any:
         settings = CLIPVisionCfg(**vision)
         sides = settings.image_size if isinstance(settings.image_size, list | tuple) else [settings.image_size]
         if image_size and isinstance(settings.layers, list | tuple):
-            raise EncoderError("image_size cannot be chosen with a ResNet of OpenCLIP", where=where, hint="leave it out")
+            raise EncoderError(
+                "image_size cannot be chosen with a ResNet of OpenCLIP", where=where, hint="leave it out"
+            )
         if not settings.timm_model_name and any(side < settings.patch_size for side in sides):
             raise EncoderError(
                 f"image_size={image_size} is less than one patch of {settings.patch_size} pixels",

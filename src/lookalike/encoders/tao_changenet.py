@@ -65,7 +65,7 @@ def load(spec: Spec, state: State, request: LoadRequest) -> Loaded:
         for name in state:
             root = name.removesuffix(ending)
             if name.endswith(ending) and f"{root}{_BLOCK}" in state:
-                return loader(spec, with_prefix(state, root), state, request.model_path)
+                return loader(spec, state, root, request.model_path)
     raise EncoderError(
         f"no backbone is found in it: no weights end with {_PATCHES} or {GENERATOR[0]} and have {_BLOCK} beside them",
         where=request.model_path,
@@ -73,11 +73,12 @@ def load(spec: Spec, state: State, request: LoadRequest) -> Loaded:
     )
 
 
-def _radio(spec: Spec, backbone: State, state: State, where: str) -> Loaded:
+def _radio(spec: Spec, state: State, root: str, where: str) -> Loaded:
     """C-RADIO: the class tokens of its summary."""
     from timm.layers import Mlp
     from torch import nn
 
+    backbone = with_prefix(state, root)
     width, tokens = len(backbone[GENERATOR[0]]), len(backbone.get(GENERATOR[2], ()))
     if width not in RADIO_BY_WIDTH:
         raise EncoderError(
@@ -89,8 +90,7 @@ def _radio(spec: Spec, backbone: State, state: State, where: str) -> Loaded:
     if "blocks.0.mlp.norm.weight" in backbone:
         settings["mlp_layer"] = partial(Mlp, norm_layer=nn.LayerNorm)
     side = _side(spec)
-    own = {name: weight for name, weight in backbone.items() if not name.startswith(_ADAPTER)}
-    module = fill_backbone(settings, side, own, where=where, what=spec.type, unknown=[])
+    module = fill_backbone(settings, side, state, root, where=where, what=spec.type, unknown=[])
     chosen = next((weight.tolist() for name, weight in state.items() if name.endswith("summary_idxs")), _SUMMARY)
 
     def forward(module: Any, batch: torch.Tensor) -> torch.Tensor:
@@ -102,15 +102,16 @@ def _radio(spec: Spec, backbone: State, state: State, where: str) -> Loaded:
     )
 
 
-def _transformer(spec: Spec, backbone: State, state: State, where: str) -> Loaded:
+def _transformer(spec: Spec, state: State, root: str, where: str) -> Loaded:
     """A plain vision transformer in the sizes of its weights."""
-    own = {name: weight for name, weight in backbone.items() if not name.startswith(_ADAPTER)}
+    own = {name: weight for name, weight in with_prefix(state, root).items() if not name.startswith(_ADAPTER)}
     module, side = build_transformer(own, where)
     fill(
         module,
         _timm_names(own),
         where=where,
         what=spec.type,
+        prefix=root,
         hint="only plain vision transformers are known, and those inside TAO's adapter",
     )
     pooling = "class token" if module.cls_token is not None else "mean"
@@ -190,12 +191,15 @@ def _triple(values: Any, spec: Spec) -> tuple[float, float, float]:
         return float(red), float(green), float(blue)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{values!r} is not a mean or deviation of three channels", where=spec.path, hint="correct the training spec"
+            f"{values!r} is not a mean or deviation of three channels",
+            where=spec.path,
+            hint="correct the training spec",
         ) from error
 
 
-def _layer_scale(backbone: State) -> float | None:
-    return 1e-5 if any(name in backbone for name in ("blocks.0.ls1.gamma", "blocks.0.ls1.grandma")) else None
+def _layer_scale(backbone: State) -> float:
+    """timm's `init_values`: any number gives the blocks a layer scale, 0 none."""
+    return 1e-5 if any(name in backbone for name in ("blocks.0.ls1.gamma", "blocks.0.ls1.grandma")) else 0.0
 
 
 def _registers(backbone: State) -> int:

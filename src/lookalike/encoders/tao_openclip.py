@@ -91,14 +91,7 @@ def load(spec: Spec, state: State, request: LoadRequest) -> Loaded:
     config = config_of(spec)
     tower = build_tower(config, spec.path)
     image, others = image_side(state, _IMAGE, _ASIDE)
-    fill(
-        tower,
-        image,
-        where=request.model_path,
-        what=spec.type,
-        hint="check that the training spec belongs to the checkpoint",
-        unknown=others,
-    )
+    fill(tower, image, where=request.model_path, what=spec.type, prefix=_IMAGE, unknown=others)
     side = spec.image_size or int(tower.image_size[0])
     if (side, side) != tuple(tower.image_size):
         _resize(tower, side, spec)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.encoders.assemble import Loaded
 from lookalike.encoders.base import LoadRequest
-from lookalike.encoders.checkpoints import State, fill
+from lookalike.encoders.checkpoints import State, fill, misfit
 from lookalike.encoders.tao import Spec
 from lookalike.encoders.tao_openclip import clip_preprocessing
 from lookalike.errors import ConfigError, EncoderError
@@ -29,6 +29,7 @@ TOKENS = {"clip": 0, "siglip2": 1, "siglip2-g": 1}
 _ALIASES = {"dfn_clip": "clip", "dfn": "clip"}
 #: Input size where the spec gives none; TAO's configurations of these models have it.
 _SIDE = 224
+_PATCH = 16
 _BACKBONE = "model.radio_model.model."
 _ADAPTORS = "model.radio_model.adaptors."
 _ASIDE = ("model.radio_model.summary_idxs", "model.logit_")
@@ -61,13 +62,10 @@ def load(spec: Spec, state: State, request: LoadRequest) -> Loaded:
     others = [name for name in state if not name.startswith((_BACKBONE, _ADAPTORS, *_ASIDE))]
     head_state = {name.removeprefix(head_prefix): state[name] for name in state if name.startswith(head_prefix)}
     side = spec.image_size or _SIDE
-    what = f"{spec.type} with the adaptor {adaptor}"
-    hint = "check that the training spec belongs to the checkpoint"
-    backbone = fill_backbone(
-        TYPES[spec.type], side, with_prefix(state, _BACKBONE), where=request.model_path, what=what, unknown=others
-    )
-    head = build_head(head_state, where=request.model_path, what=what)
-    fill(head, head_state, where=request.model_path, what=f"the head of {what}", hint=hint)
+    what, where = f"{spec.type} with the adaptor {adaptor}", request.model_path
+    backbone = fill_backbone(TYPES[spec.type], side, state, _BACKBONE, where=where, what=what, unknown=others)
+    head = build_head(head_state, head_prefix, where=where, what=what)
+    fill(head, head_state, where=where, what=what, prefix=head_prefix)
     token = TOKENS[adaptor]
 
     def forward(module: Any, batch: torch.Tensor) -> torch.Tensor:
@@ -92,7 +90,7 @@ def with_prefix(state: State, prefix: str) -> State:
 
 
 def fill_backbone(
-    settings: dict[str, Any], side: int, state: State, *, where: str, what: str, unknown: list[str]
+    settings: dict[str, Any], side: int, state: State, prefix: str, *, where: str, what: str, unknown: list[str]
 ) -> Any:
     """timm's C-RADIO backbone with RADIO's weights, its positions interpolated to the input size.
 
@@ -102,8 +100,8 @@ def fill_backbone(
         Of `timm.create_model`.
     side:
         Of the input, in pixels.
-    state:
-        The weights of RADIO's own vision transformer, as RADIO names them.
+    state, prefix:
+        The weights of a file, and what the names of RADIO's own vision transformer begin with.
     where, what, unknown:
         See `fill`.
 
@@ -115,38 +113,27 @@ def fill_backbone(
     import timm
     from timm.models.vision_transformer import checkpoint_filter_fn
 
-    patch = 16
-    if side % patch:
-        raise EncoderError(
-            f"images of {side} pixels do not divide into patches of {patch}",
-            where=where,
-            hint=f"correct model.image_size to a multiple of {patch}",
-        )
-    missing = [name for name in GENERATOR if name not in state]
-    strange = [name for name in state if name not in GENERATOR and not name.startswith("blocks.")]
-    backbone = timm.create_model(**settings, img_size=side, num_classes=0)
+    own = with_prefix(state, prefix)
+    strange = [prefix + name for name in own if name not in GENERATOR and not name.startswith("blocks.")]
+    missing = [prefix + name for name in GENERATOR if name not in own]
     if missing:
+        raise misfit(what, where, missing, [*strange, *unknown])
+    if side % _PATCH:
         raise EncoderError(
-            f"the checkpoint does not fit {what}: {len(missing)} weights missing ({', '.join(missing)})",
+            f"images of {side} pixels do not divide into patches of {_PATCH}",
             where=where,
-            hint="check that the training spec belongs to the checkpoint",
+            hint=f"correct the size in the training spec to a multiple of {_PATCH}",
         )
+    backbone = timm.create_model(**settings, img_size=side, num_classes=0)
     # RADIO's own code, which TAO trains with, interpolates positions without aligned corners; timm's default for two
     # of the sizes follows an older release of it.
-    named = {f"radio_model.model.{name}": weight for name, weight in state.items()}
+    named = {f"radio_model.model.{name}": weight for name, weight in own.items()}
     converted = checkpoint_filter_fn(named, backbone, interpolation="bilinear", antialias=False, align_corners=False)
-    fill(
-        backbone,
-        converted,
-        where=where,
-        what=what,
-        hint="check that the training spec belongs to the checkpoint",
-        unknown=[*strange, *unknown],
-    )
+    fill(backbone, converted, where=where, what=what, prefix=prefix, unknown=[*strange, *unknown])
     return backbone
 
 
-def build_head(state: State, *, where: str, what: str) -> Any:
+def build_head(state: State, prefix: str, *, where: str, what: str) -> Any:
     """An adaptor's head in the sizes of its weights: RADIO's second kind of multi-layer perceptron.
 
     Raises
@@ -175,14 +162,9 @@ def build_head(state: State, *, where: str, what: str) -> Any:
             projected: torch.Tensor = self.final(hidden)
             return projected
 
-    missing = [name for name in ("fc1.weight", "final.2.weight") if name not in state]
+    missing = [prefix + name for name in ("fc1.weight", "final.2.weight") if name not in state]
     if missing:
-        raise EncoderError(
-            f"the checkpoint does not fit the head of {what}: {len(missing)} weights missing ({', '.join(missing)}), "
-            f"{len(state)} unexpected ({', '.join(list(state)[:5])})",
-            where=where,
-            hint="only heads of C-RADIOv3 are known",
-        )
+        raise misfit(what, where, missing, [prefix + name for name in state], hint="only heads of C-RADIOv3 are known")
     hidden, width = state["fc1.weight"].shape
     blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     return Head(width, hidden, len(state["final.2.weight"]), blocks, "pre_norm.0.weight" in state)

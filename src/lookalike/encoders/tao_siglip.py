@@ -87,7 +87,7 @@ def load(spec: Spec, state: State, request: LoadRequest) -> Loaded:
         image,
         where=request.model_path,
         what=spec.type,
-        hint="check that the training spec belongs to the checkpoint",
+        prefix=_IMAGE,
         unknown=others,
     )
     return Loaded(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.encoders.base import LoadRequest
 from lookalike.encoders.pooling import pool, pooling_name
-from lookalike.errors import ConfigError, EncoderError
+from lookalike.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def choose(module: Any, request: LoadRequest) -> Features:
         )
     name = pooling_name(pooling, layer)
     if layer >= 0:
-        _check_layer(module, layer, where)
+        _check_layer(module, layer, where, is_transformer=is_transformer)
         if not is_transformer:
             return _of_stage(module, pooling, layer, name, where)
         # timm's own way to end a transformer early: its norm and its pooling stay.
@@ -104,9 +104,10 @@ def _patch(module: Any) -> int:
     return int(size[0] if isinstance(size, tuple | list) else size)
 
 
-def _check_layer(module: Any, layer: int, where: str) -> None:
-    if not hasattr(module, "forward_intermediates"):
-        raise EncoderError("timm gives no intermediate features of this model", where=where, hint="leave layer out")
+def _check_layer(module: Any, layer: int, where: str, *, is_transformer: bool) -> None:
+    needed = "prune_intermediate_layers" if is_transformer else "forward_intermediates"
+    if not hasattr(module, needed) or not getattr(module, "feature_info", None):
+        raise ConfigError("timm gives no intermediate features of this model", where=where, hint="leave layer out")
     count = len(module.feature_info)
     if layer >= count:
         raise ConfigError(
