@@ -188,7 +188,7 @@ def tao_siglip_checkpoint(folder: Path, tiny: bool) -> Path:
 
 
 def tao_siglip_reference(path: Path, images: Sequence[str]) -> Vectors:
-    """transformers' vision tower and processor, then length 1."""
+    """The vision tower and the processor of transformers, then length 1."""
     import torch
     from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
@@ -301,7 +301,7 @@ def tao_radio_checkpoint(folder: Path, tiny: bool) -> Path:
 
 
 def tao_radio_reference(path: Path, images: Sequence[str]) -> Vectors:
-    """transformers' RADIO with open_clip's evaluation transform, the head in plain functions, then length 1."""
+    """RADIO of transformers with open_clip's evaluation transform, the head in plain functions, then length 1."""
     import torch
     import yaml
 
@@ -332,7 +332,7 @@ def by_head(summary: Any, head: dict[str, Any]) -> Any:
 
 
 def radio_by_transformers(state: dict[str, Any], *, heads: int) -> Any:
-    """transformers' `RadioModel` with weights that RADIO names; it takes normalised pixels."""
+    """The `RadioModel` of transformers with weights that RADIO names; it takes normalised pixels."""
     from safetensors.torch import save_file
     from transformers import RadioConfig, RadioModel
 
@@ -383,7 +383,7 @@ def _dinov2(tiny: bool) -> Any:
 
 
 def changenet_vit_reference(path: Path, images: Sequence[str]) -> Vectors:
-    """timm's own DINOv2 model, torchvision's squash."""
+    """DINOv2 of timm model, torchvision's squash."""
     weights = state_at(path, "model.backbone.")
     tiny = len(weights["norm.weight"]) == 32
     model = _dinov2(tiny)
@@ -410,7 +410,7 @@ def changenet_radio_checkpoint(folder: Path, tiny: bool) -> Path:
 
 
 def changenet_radio_reference(path: Path, images: Sequence[str]) -> Vectors:
-    """transformers' RADIO: its summary."""
+    """RADIO of transformers: its summary."""
     weights = state_at(path, "model.backbone.radio.radio.model.")
     tiny = len(weights["patch_generator.embedder.weight"]) == 32
     model = radio_by_transformers(weights, heads=4 if tiny else 12)

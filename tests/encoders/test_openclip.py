@@ -6,13 +6,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from benchmarks.encoder_models_tao import batches, openclip_reference, openclip_snapshot, randomise
+from PIL import Image
+from tests.support.parity import check_parity, embedded
+
 from lookalike import ConfigError, EncoderError, MissingDependency
 from lookalike.encoders.openclip import build_tower, read_preprocessing
 from lookalike.workflow.demo_data import solar
-from tests.support.parity import check_parity, embedded
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -141,7 +141,7 @@ def test_a_damaged_config_is_refused(content, snapshot, cells, tmp_path):
     folder.mkdir()
     (folder / "open_clip_model.safetensors").write_bytes((snapshot / "open_clip_model.safetensors").read_bytes())
     (folder / "open_clip_config.json").write_text(content)
-    with pytest.raises(EncoderError, match="open_clip_config.json|open_clip cannot build"):
+    with pytest.raises(EncoderError, match=r"open_clip_config\.json|open_clip cannot build"):
         embedded(cells[:1], tmp_path, "OpenCLIP", folder)
 
 

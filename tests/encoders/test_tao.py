@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
 from benchmarks import encoder_models_tao as models
+from tests.support.parity import check_parity, embedded
+
 from lookalike import ConfigError, EncoderError
 from lookalike.encoders import tao, tao_openclip
 from lookalike.encoders.checkpoints import read_state
 from lookalike.workflow.demo_data import solar
-from tests.support.parity import check_parity, embedded
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -303,7 +303,7 @@ def test_a_size_that_is_none_is_refused(size, edited, cells, tmp_path):
         content["model"]["image_size"] = size
         return content
 
-    with pytest.raises(ConfigError, match="model.image_size"):
+    with pytest.raises(ConfigError, match=r"model\.image_size"):
         embed(cells[:1], tmp_path, edited("TAO: OpenCLIP", spec=spec))
 
 
@@ -378,7 +378,7 @@ def test_a_damaged_checkpoint_is_refused(damage, checkpoints, cells, tmp_path):
         path.write_bytes(b"" if damage == "empty" else b"no checkpoint")
     else:
         torch.save({"state_dict": {"weight": 1}} if damage == "numbers" else [1], path)
-    with pytest.raises(EncoderError, match="cannot be read|holds no state dict"):
+    with pytest.raises(EncoderError, match=r"cannot be read|holds no state dict"):
         embed(cells[:1], tmp_path, path, model_config_path=str(models.spec_of(whole)))
 
 

@@ -145,8 +145,8 @@ def _unpickled(path: Path) -> Any:
         if wanted is None:
             raise _unreadable(path, error) from error
         raise EncoderError(
-            f"the checkpoint cannot be read: it asks for {wanted.group(1)}, and only tensors, plain containers and NumPy scalars "
-            "are loaded, so that nothing in a file is run",
+            f"the checkpoint cannot be read: it asks for {wanted.group(1)}, and only tensors, plain containers and "
+            "NumPy scalars are loaded, so that nothing in a file is run",
             where=str(path),
             hint="save a plain state dict where the model was trained: torch.save({'state_dict': "
             "model.state_dict()}, path)",

@@ -3,7 +3,8 @@
 Two kinds of backbone are known: a vision transformer (DINOv2's layout, as NV-DINOv2 has it) and C-RADIO's. What
 ChangeNet has beside it, its decoder and the adapter around a transformer, compares two images and is left aside. timm
 has no FAN, so those are refused. The vector is that of the plain backbone: the class token after the last norm, or the
-mean of the patches where the backbone was trained without one; C-RADIO's summary is its class tokens, one after another.
+mean of the patches where the backbone was trained without one. Of C-RADIO it is the summary: class tokens, one after
+another.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ def _triple(values: Any, spec: Spec) -> tuple[float, float, float]:
 
 
 def _layer_scale(backbone: State) -> float:
-    """timm's `init_values`: any number gives the blocks a layer scale, 0 none."""
+    """What timm calls `init_values`: any number gives the blocks a layer scale, 0 none."""
     return 1e-5 if any(name in backbone for name in ("blocks.0.ls1.gamma", "blocks.0.ls1.grandma")) else 0.0
 
 

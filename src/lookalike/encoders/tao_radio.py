@@ -92,7 +92,7 @@ def with_prefix(state: State, prefix: str) -> State:
 def fill_backbone(
     settings: dict[str, Any], side: int, state: State, prefix: str, *, where: str, what: str, unknown: list[str]
 ) -> Any:
-    """timm's C-RADIO backbone with RADIO's weights, its positions interpolated to the input size.
+    """C-RADIO's backbone as timm has it, with RADIO's weights, its positions interpolated to the input size.
 
     Parameters
     ----------
@@ -175,13 +175,18 @@ def _adaptor(spec: Spec, state: State, where: str) -> str:
     named = _ALIASES.get(spec.adaptor, spec.adaptor)
     if named in ("", "siglip"):
         named = "siglip2-g" if spec.type.endswith("-h") else "siglip2"
+    if named not in TOKENS:
+        raise ConfigError(
+            f"model.adaptor_name={named!r} is not known",
+            where=spec.path,
+            hint=f"known: {', '.join(('siglip', *TOKENS))}",
+        )
     there = sorted({name.removeprefix(_ADAPTORS).split(".")[0] for name in state if name.startswith(_ADAPTORS)})
-    if named not in there or named not in TOKENS:
+    if named not in there:
         raise EncoderError(
-            f"the adaptor {named!r} of the training spec is not in the checkpoint, which has {', '.join(there) or 'none'}"
-            if named in TOKENS
-            else f"model.adaptor_name={named!r} is not known",
-            where=where if named in TOKENS else spec.path,
+            f"the adaptor {named!r} of the training spec is not in the checkpoint, which has "
+            f"{', '.join(there) or 'none'}",
+            where=where,
             hint=f"correct model.adaptor_name: {', '.join(('siglip', *TOKENS))}",
         )
     return named

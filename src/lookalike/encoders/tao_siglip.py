@@ -66,7 +66,7 @@ def build(settings: dict[str, int]) -> Any:
 
 
 def preprocess(settings: dict[str, int]) -> Preprocessing:
-    """What the processor of the SigLIP2 models of that resolution does: a bilinear squash. The spec's size is not used."""
+    """What the processor of the SigLIP2 models does: a bilinear squash to the model's size, whatever the spec says."""
     side = settings["image_size"]
     half = (0.5, 0.5, 0.5)
     return Preprocessing(
