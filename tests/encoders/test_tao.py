@@ -84,6 +84,35 @@ def test_the_vectors_are_those_of_the_library(kind, checkpoints, cells, tmp_path
         np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, rtol=1e-5)
 
 
+def test_a_changenet_backbone_inside_an_adapter(edited, cells, tmp_path):
+    """The adapter takes the class token away, but not its position: the patches are averaged."""
+
+    def state(weights):
+        weights.pop("model.backbone.cls_token"), weights.pop("model.backbone.register_tokens")
+        return {
+            **weights,
+            "model.backbone.level_embed": torch.ones(3, 32),
+            "model.backbone.norm1.weight": torch.ones(3),
+        }
+
+    path = edited("TAO: Visual ChangeNet, ViT", state=state)
+    result, ours = embed(cells, tmp_path, path, "TAO")
+    weights = models.state_at(path, "model.backbone.")
+    model = models._dinov2(tiny=True)
+    model.pos_embed.data = weights["pos_embed"][:, 1:]
+    own = {name: weight for name, weight in weights.items() if name in model.state_dict() and name != "pos_embed"}
+    assert {"cls_token", "reg_token", "pos_embed"} == model.state_dict().keys() - own.keys()
+    model.load_state_dict(own, strict=False)
+
+    def vectors(batch):
+        """Without any token but the patches."""
+        tokens = model.patch_embed(batch).flatten(1, -2) + model.pos_embed
+        return model.norm(model.blocks(tokens)).mean(1)
+
+    check_parity(ours, models.batches(cells, models._imagenet_transform(56), vectors))
+    assert result.identity.model.pooling == "mean"
+
+
 def test_normalize_false_gives_the_raw_vectors(checkpoints, cells, tmp_path):
     _, raw = embed(cells, tmp_path, checkpoints["TAO: SigLIP2"], normalize="false")
     _, unit = embed(cells, tmp_path, checkpoints["TAO: SigLIP2"])

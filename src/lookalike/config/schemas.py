@@ -60,28 +60,31 @@ class ImageEmbeddingsConfig:
         "a text file of paths, or a folder of images",
     )
     output_parquet: str = setting(MISSING, "where the embedding table goes; parent folders are made")
-    model: str = setting(MISSING, "CLIP, SigLIP or timm")
+    model: str = setting(MISSING, "CLIP, SigLIP, timm, OpenCLIP or TAO")
     model_path: str = setting(
-        MISSING, "Hugging Face id, local snapshot folder, or (timm) a model name or a checkpoint file"
+        MISSING,
+        "Hugging Face id, local snapshot folder, a TAO checkpoint (.pth, .ckpt), a checkpoint file with architecture, "
+        "or (timm) a model name",
     )
     model_config_path: str = setting("", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else")
     batch_size: int = setting(64, "images per forward pass")
-    architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
+    architecture: str = setting(
+        "", "timm, OpenCLIP: the library's name of the model; needed when model_path is a checkpoint file"
+    )
     pooling: str = setting(
         "model",
-        "how tokens or feature maps become one vector: model: as the model does; cls, mean or gem where the family "
-        "allows it (none of this version does)",
+        "how tokens or feature maps become one vector: model: as the model does; cls: the class token; mean, gem: the "
+        "mean or generalised mean of the patches, where the family allows it",
     )
     layer: int = setting(
-        -1, "the block whose output is pooled, counted from 0; -1: the last (no family of this version has others)"
+        -1, "timm: the block (of a convolutional model: the stage) whose output is pooled, counted from 0; -1: the last"
     )
     normalize: str = setting(
         "auto", "vectors of length 1: auto: as the family's reference (only TAO checkpoints are); true; false"
     )
     image_size: int = setting(
         0,
-        "side of the model's input in pixels, with interpolated positions; 0: the model's own (no "
-        "family of this version has others)",
+        "timm, OpenCLIP: side of the model's input in pixels, with interpolated positions; 0: the model's own",
     )
     augment: str = setting(
         "none", "the vector is the mean over turned images: none; flip: and its mirror image; rot90: four quarter turns"

@@ -40,6 +40,8 @@ class Loaded:
         From a decoded image to one of the batch.
     libraries:
         The Python packages whose versions the identity records, beside torch.
+    cpu_slice:
+        How many images it computes at a time on a CPU.
     recordable:
         Whether its forward pass can be recorded as a CUDA graph: it never waits for the GPU.
     """
@@ -51,6 +53,7 @@ class Loaded:
     pooling: str
     preprocessing: Preprocessing
     libraries: tuple[str, ...]
+    cpu_slice: int = 8
     recordable: bool = False
 
 
@@ -74,7 +77,7 @@ def assemble(loaded: Loaded, family_name: str, request: LoadRequest, *, normaliz
     # The digest is that of the weights as they are in the file, whatever they are computed in.
     digest = weights_digest(loaded.module.state_dict())
     precision = choose_precision(request.precision, device, family_name)
-    # Channels last is how the first convolution hands on tokens that lie one after another.
+    # Channels last is how convolutions are computed fastest, and how one hands on tokens that lie one after another.
     module = loaded.module.eval().to(device, torch_dtype(precision), memory_format=torch.channels_last)
     module.requires_grad_(False)
     finish = Finish.of(request, reference=normalizes)
@@ -102,5 +105,10 @@ def assemble(loaded: Loaded, family_name: str, request: LoadRequest, *, normaliz
 
         finished = GraphedForward(finished)
     return TorchEncoder(
-        identity, loaded.preprocessing, finished, device, torch_dtype(precision), Slices.of(device, cpu=8)
+        identity,
+        loaded.preprocessing,
+        finished,
+        device,
+        torch_dtype(precision),
+        Slices.of(device, cpu=loaded.cpu_slice),
     )

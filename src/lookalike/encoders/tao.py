@@ -127,7 +127,7 @@ def check(model: str, model_path: str, model_config_path: str) -> None:
         raise ConfigError(
             f"model={model} was asked for, but its model type is {spec.type!r}",
             where=model_config_path,
-            hint=f"write model={kind.family}, or name another model_config_path",
+            hint="write model=TAO, or name another model_config_path",
         )
     kind.check(spec)
 

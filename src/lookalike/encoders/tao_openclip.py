@@ -92,8 +92,10 @@ def load(spec: Spec, state: State, request: LoadRequest) -> Loaded:
     tower = build_tower(config, spec.path)
     image, others = image_side(state, _IMAGE, _ASIDE)
     fill(tower, image, where=request.model_path, what=spec.type, prefix=_IMAGE, unknown=others)
-    side = spec.image_size or int(tower.image_size[0])
-    if (side, side) != tuple(tower.image_size):
+    # A ResNet of open_clip has one number, every other tower has height and width.
+    own = tower.image_size[0] if isinstance(tower.image_size, tuple) else tower.image_size
+    side = spec.image_size or int(own)
+    if side != own:
         _resize(tower, side, spec)
     return Loaded(
         module=tower,
@@ -117,14 +119,13 @@ def clip_preprocessing(side: int) -> Preprocessing:
 def _resize(tower: Any, side: int, spec: Spec) -> None:
     """Interpolate the positions to another input size as TAO does."""
     if hasattr(tower, "trunk"):
-        return set_trunk_size(tower, side, spec.path)
-    if not hasattr(tower, "positional_embedding"):
+        set_trunk_size(tower, side, spec.path)
+    elif hasattr(tower, "positional_embedding") and side >= tower.patch_size[0]:
+        tower.positional_embedding.data = interpolated(tower.positional_embedding.data, side // tower.patch_size[0])
+    else:
         raise EncoderError(
             f"{spec.type} does not take images of {side} pixels", where=spec.path, hint="correct model.image_size"
         )
-    tower.positional_embedding.data = interpolated(tower.positional_embedding.data, side // tower.patch_size[0])
-    tower.image_size = (side, side)
-    return None
 
 
 def interpolated(positions: torch.Tensor, wanted: int) -> torch.Tensor:

@@ -10,25 +10,19 @@ from __future__ import annotations
 import difflib
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from lookalike.encoders.base import (
-    LoadRequest,
-    Slices,
-    TorchEncoder,
-    choose_device,
-    choose_precision,
-    torch_dtype,
-    weights_digest,
-)
+from lookalike.encoders.assemble import Loaded, assemble
+from lookalike.encoders.base import LoadRequest, TorchEncoder
 from lookalike.encoders.checkpoints import CHECKPOINT_SUFFIXES, UNREADABLE, fill
-from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
 from lookalike.encoders.timm_options import choose, resize
-from lookalike.encoders.vectors import Finish
 from lookalike.errors import ConfigError, EncoderError
 from lookalike.images.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
 
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
@@ -51,40 +45,30 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     ConfigError
         When a checkpoint file comes without `architecture`.
     """
-    import timm
-    import torch
-
-    device = choose_device(request.device)
     module = _create(request).eval()
     resize(module, request.image_size, request.model_path)
     features = choose(module, request)
-    digest = weights_digest(module.state_dict())
-    precision = choose_precision(request.precision, device, family_name)
-    # Channels last is how convolutions are computed fastest, on a CPU as on a GPU.
-    module = module.to(device, torch_dtype(precision), memory_format=torch.channels_last).requires_grad_(False)
-    preprocessing = read_preprocessing(module, request.model_path, request.image_size)
-    finish = Finish.of(request, reference=False)
-    identity = EncoderIdentity(
-        ModelIdentity(
-            family=family_name,
-            architecture=str(module.pretrained_cfg["architecture"]),
-            dimension=features.dimension,
-            weights=digest,
-            preprocessing=request.preprocessing_digest(preprocessing),
-            pooling=finish.pooling(features.name),
-            normalisation=finish.normalisation,
-        ),
-        Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="pillow"),
-        Origin(request.model_path, {"torch": torch.__version__, "timm": timm.__version__}),
-    )
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
+    def forward(module: Any, batch: torch.Tensor) -> torch.Tensor:
+        import torch
+
         return features.forward(module, batch.contiguous(memory_format=torch.channels_last))
 
-    # Without a CUDA graph: some of timm's models wait for the device, and a recording that fails for that leaves
-    # torch's memory allocator in a state in which it gives no memory back.
-    return TorchEncoder(
-        identity, preprocessing, finish.wrap(forward), device, torch_dtype(precision), Slices.of(device, cpu=4)
+    # Not recordable: some of timm's models wait for the device, and a recording that fails for that leaves torch's
+    # memory allocator in a state in which it gives no memory back.
+    return assemble(
+        Loaded(
+            module=module,
+            forward=forward,
+            architecture=str(module.pretrained_cfg["architecture"]),
+            dimension=features.dimension,
+            pooling=features.name,
+            preprocessing=read_preprocessing(module, request.model_path, request.image_size),
+            libraries=("timm",),
+            cpu_slice=4,
+        ),
+        family_name,
+        request,
     )
 
 
