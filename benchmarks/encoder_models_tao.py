@@ -1,4 +1,4 @@
-"""OpenCLIP models and TAO checkpoints with random weights, and their vectors by the libraries' own code.
+"""Models of timm and OpenCLIP, and TAO checkpoints, with random weights, and their vectors by the libraries' own code.
 
 `MODELS` and `REFERENCES` are as in `encoder_models`; `SETTINGS` gives what a family needs beside `model` and
 `model_path`. A TAO checkpoint has its training spec beside it, with the same stem. Tiny ones have the names of real
@@ -122,6 +122,42 @@ def state_at(checkpoint: Path, prefix: str) -> dict[str, Any]:
 
     state = torch.load(checkpoint, weights_only=False)["state_dict"]
     return {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
+
+
+def timm_checkpoint(folder: Path, tiny: bool) -> Path:
+    """A checkpoint file of timm's ViT-B/16, or of a test model of timm."""
+    import timm
+    import torch
+
+    model = randomise(timm.create_model(_timm_name(tiny), num_classes=0))
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), folder / "model.pth")
+    return folder / "model.pth"
+
+
+def timm_reference(path: Path, images: Sequence[str]) -> Vectors:
+    """Of timm: its model without a classifier, its evaluation transform."""
+    import timm
+    import torch
+
+    state = torch.load(path, weights_only=True)
+    model = timm.create_model(_timm_of(state), num_classes=0).eval()
+    model.load_state_dict(state)
+    return batches(images, timm.data.create_transform(**timm.data.resolve_model_data_config(model)), model)
+
+
+def _timm_name(tiny: bool) -> str:
+    return "test_vit" if tiny else "vit_base_patch16_224"
+
+
+def _timm_of(state: dict[str, Any]) -> str:
+    return _timm_name(tiny=len(state["norm.weight"]) == 64)
+
+
+def _timm_settings(path: Path) -> dict[str, str]:
+    import torch
+
+    return {"architecture": _timm_of(torch.load(path, weights_only=True))}
 
 
 def openclip(folder: Path, tiny: bool) -> Path:
@@ -450,6 +486,7 @@ def _with_spec(path: Path) -> dict[str, str]:
 
 #: By the value of the setting `model`, a variant behind a colon: writes a model and returns `model_path`.
 MODELS: dict[str, Callable[[Path, bool], Path]] = {
+    "timm": timm_checkpoint,
     "OpenCLIP": openclip,
     "TAO: SigLIP2": tao_siglip_checkpoint,
     "TAO: OpenCLIP": tao_openclip_checkpoint,
@@ -459,6 +496,7 @@ MODELS: dict[str, Callable[[Path, bool], Path]] = {
 }
 #: By the same: the vectors as the family's own library computes them.
 REFERENCES: dict[str, Callable[[Path, Sequence[str]], Vectors]] = {
+    "timm": timm_reference,
     "OpenCLIP": openclip_reference,
     "TAO: SigLIP2": tao_siglip_reference,
     "TAO: OpenCLIP": tao_openclip_reference,
@@ -467,4 +505,7 @@ REFERENCES: dict[str, Callable[[Path, Sequence[str]], Vectors]] = {
     "TAO: Visual ChangeNet, C-RADIO": changenet_radio_reference,
 }
 #: By the same: further settings, of a function of `model_path`.
-SETTINGS: dict[str, Callable[[Path], dict[str, str]]] = {name: _with_spec for name in MODELS if name.startswith("TAO")}
+SETTINGS: dict[str, Callable[[Path], dict[str, str]]] = {
+    "timm": _timm_settings,
+    **{name: _with_spec for name in MODELS if name.startswith("TAO")},
+}

@@ -8,11 +8,11 @@ import pytest
 import torch
 from benchmarks.encoder_models_tao import batches, openclip_reference, openclip_snapshot, randomise
 from PIL import Image
-from tests.support.parity import check_parity, embedded
 
 from lookalike import ConfigError, EncoderError, MissingDependency
 from lookalike.encoders.openclip import build_tower, read_preprocessing
 from lookalike.workflow.demo_data import solar
+from support.parity import check_parity, embedded
 
 open_clip = pytest.importorskip("open_clip")
 

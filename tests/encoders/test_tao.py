@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 from benchmarks import encoder_models_tao as models
-from tests.support.parity import check_parity, embedded
 
 from lookalike import ConfigError, EncoderError
 from lookalike.encoders import tao, tao_openclip
 from lookalike.encoders.checkpoints import read_state
 from lookalike.workflow.demo_data import solar
+from support.parity import check_parity, embedded
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -6,10 +6,10 @@ import timm
 import torch
 from benchmarks.encoder_models_tao import randomise
 from PIL import Image
-from tests.support.parity import check_parity, embedded
 
 from lookalike import ConfigError
 from lookalike.workflow.demo_data import solar, write_encoder
+from support.parity import check_parity, embedded
 
 #: Of the real EfficientNet-Lite0 weights with all settings at their defaults. It may never change: tables of users
 #: carry it.
