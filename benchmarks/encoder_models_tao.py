@@ -396,7 +396,7 @@ def radio_by_transformers(state: dict[str, Any], *, heads: int) -> Any:
 
 
 def changenet_vit_checkpoint(folder: Path, tiny: bool) -> Path:
-    """A Visual ChangeNet checkpoint with a DINOv2 backbone: ViT-L/14, or a tiny one."""
+    """A Visual ChangeNet checkpoint with an NV-DINOv2 backbone, ViT-L/14 with gated layers, or a tiny one."""
     import torch
 
     model = randomise(_dinov2(tiny))
@@ -407,15 +407,19 @@ def changenet_vit_checkpoint(folder: Path, tiny: bool) -> Path:
     state["pos_embed"] = torch.cat([place, state["pos_embed"]], 1)
     state["register_tokens"] = state.pop("reg_token")
     named = {f"model.backbone.{name}": weight for name, weight in state.items()}
-    spec = {"model": {"backbone": {"type": "vit_giant_patch14_reg4_dinov2_swiglu"}}, "dataset": {}}
+    spec = {"model": {"backbone": {"type": "vit_large_patch14_dinov2_swiglu"}}, "dataset": {}}
     return write_checkpoint(folder, {**named, "model.decoder.linear_c4.weight": _ones(3, 3)}, spec)
 
 
 def _dinov2(tiny: bool) -> Any:
+    """DINOv2 of timm with registers, and the gated layers of NV-DINOv2."""
     import timm
+    from timm.layers import SwiGLUPacked
+    from torch import nn
 
     sizes = {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 56} if tiny else {}
-    return timm.create_model("vit_giant_patch14_reg4_dinov2", num_classes=0, **sizes).eval()
+    gated = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": 5472 / 1024}
+    return timm.create_model("vit_large_patch14_reg4_dinov2", num_classes=0, **gated, **sizes).eval()
 
 
 def changenet_vit_reference(path: Path, images: Sequence[str]) -> Vectors:

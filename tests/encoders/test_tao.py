@@ -288,7 +288,7 @@ def test_the_text_side_may_be_missing(edited, cells, tmp_path):
     [
         ("TAO: SigLIP2", "OpenCLIP", models.SIGLIP),
         ("TAO: OpenCLIP", "TIMM", None),
-        ("TAO: Visual ChangeNet, ViT", "CLIP", "vit_giant_patch14_reg4_dinov2_swiglu"),
+        ("TAO: Visual ChangeNet, ViT", "CLIP", "vit_large_patch14_dinov2_swiglu"),
     ],
 )
 def test_a_model_that_contradicts_the_training_spec(kind, model, type_, checkpoints, cells, tmp_path):
