@@ -418,7 +418,7 @@ def _dinov2(tiny: bool) -> Any:
     from torch import nn
 
     sizes = {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": 56} if tiny else {}
-    gated = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": 5472 / 1024}
+    gated = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": 5.25 if tiny else 5472 / 1024}
     return timm.create_model("vit_large_patch14_reg4_dinov2", num_classes=0, **gated, **sizes).eval()
 
 

@@ -131,7 +131,7 @@ def test_a_file_that_a_snapshot_lacks_is_named(file, snapshot, cells, tmp_path):
 def test_weights_of_another_model_are_refused(snapshot, cells, tmp_path):
     folder = openclip_snapshot(tmp_path / "model", {**PLAIN, "vision_cfg": {**VIT, "layers": 3}}, {})
     (folder / "open_clip_config.json").write_text((snapshot / "open_clip_config.json").read_text())
-    with pytest.raises(EncoderError, match=r"unexpected \(transformer\.resblocks\.2"):
+    with pytest.raises(EncoderError, match=r"unexpected \(visual\.transformer\.resblocks\.2"):
         embedded(cells[:1], tmp_path, "OpenCLIP", folder)
 
 
