@@ -14,9 +14,9 @@ from support import snapshots
 
 #: As they were written before poolings, layers and sizes could be chosen.
 BEFORE = {
-    "CLIP": "",
-    "SigLIP": "",
-    "timm": "",
+    "CLIP": "1860d16a1e848752987fc8cab1372e8653fa1ed11c88216d211f85cfc2777713",
+    "SigLIP": "60b9c48e6579961c4e7a925b02f67e0c8dae888b87db7849fb6ff53d28b4869f",
+    "timm": "268be356b2abc7a495d90c28875893be4380164f41164ceda5a566a772feffd2",
 }
 
 
