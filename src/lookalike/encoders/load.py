@@ -13,11 +13,14 @@ from pathlib import Path
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders import tao
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
-from lookalike.encoders.families import FAMILIES, canonical_model
+from lookalike.encoders.families import AUTO, FAMILIES, canonical_model
+from lookalike.encoders.snapshot import check_family, choose_family, read_config
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+#: Packages whose models are folders with a config.json that names the family.
+_CONFIGURED = frozenset({"transformers", "timm"})
 #: How many hardware queues a CUDA process has for its streams (CUDA C++ Programming Guide, "Environment variables").
 _QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"
 
@@ -29,16 +32,21 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
     ------
     ConfigError
         When the family is unknown, or the settings contradict each other.
+    EncoderError
+        When a snapshot folder is of another family, or with ``auto`` of none that is known.
     """
-    family = FAMILIES[canonical_model(settings.model)]
+    name = canonical_model(settings.model)
+    named = name == "timm" or bool(settings.architecture)
+    if name == "TAO" or (not named and tao.is_checkpoint(settings.model_path)):
+        tao.check(name, settings.model_path, settings.model_config_path)
+        name = "TAO"
+    family = FAMILIES[choose_family(settings.model_path) if name == AUTO else name]
     if settings.architecture and not family.architectures:
-        takers = " or ".join(f"model={name}" for name, other in FAMILIES.items() if other.architectures)
+        takers = " or ".join(f"model={other.name}" for other in FAMILIES.values() if other.architectures)
         raise ConfigError(f"architecture is for {takers}, and model={family.name} was given", hint="leave it out")
-    named = family.name == "timm" or bool(settings.architecture)
-    if family.name == "TAO" or (not named and tao.is_checkpoint(settings.model_path)):
-        tao.check(family.name, settings.model_path, settings.model_config_path)
-        family = FAMILIES["TAO"]
     family.check(settings)
+    if family.package in _CONFIGURED and (Path(settings.model_path) / "config.json").is_file():
+        check_family(family.name, read_config(settings.model_path), settings.model_path)
     return family.name
 
 
@@ -134,6 +142,11 @@ def _takes_openvino(request: LoadRequest) -> bool:
     if request.runtime == "auto":
         from lookalike.encoders.openvino import is_faster
 
-        return is_faster(choose_device(request.device), request.precision)
+        return not request.trust_remote_code and is_faster(choose_device(request.device), request.precision)
     check_runtime(request.runtime, request.device, request.precision)
+    if request.runtime == "openvino" and request.trust_remote_code:
+        raise ConfigError(
+            "runtime=openvino is not possible with trust_remote_code=true: foreign code is not converted",
+            hint="use runtime=torch",
+        )
     return request.runtime == "openvino"
