@@ -62,21 +62,28 @@ class ImageEmbeddingsConfig:
     output_parquet: str = setting(MISSING, "where the embedding table goes; parent folders are made")
     model: str = setting(
         MISSING,
-        "the family: CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, C-RADIO, timm; auto: as the model's own config.json says",
+        "the family: CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, C-RADIO, timm, OpenCLIP, TAO; auto: as the model's own "
+        "config.json says",
     )
     model_path: str = setting(
-        MISSING, "Hugging Face id, local snapshot folder, or (timm) a model name or a checkpoint file"
+        MISSING,
+        "Hugging Face id, local snapshot folder, a TAO checkpoint (.pth, .ckpt), a checkpoint file with architecture, "
+        "or (timm) a model name",
     )
     model_config_path: str = setting("", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else")
     batch_size: int = setting(64, "images per forward pass")
-    architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
+    architecture: str = setting(
+        "", "timm, OpenCLIP: the library's name of the model; needed when model_path is a checkpoint file"
+    )
     pooling: str = setting(
         "model",
         "how tokens or feature maps become one vector: model: as the model does; cls: the class token; mean, gem: the "
         "mean or generalised mean of the patches, where the family allows it",
     )
     layer: int = setting(
-        -1, "DINOv2, DINOv3: the block (of a ConvNeXt: the stage) whose output is pooled, counted from 0; -1: the last"
+        -1,
+        "DINOv2, DINOv3, timm: the block (of a convolutional model: the stage) whose output is pooled, counted from 0; "
+        "-1: the last",
     )
     normalize: str = setting(
         "auto", "vectors of length 1: auto: as the family's reference (only TAO checkpoints are); true; false"
