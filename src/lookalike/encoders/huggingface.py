@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lookalike.encoders.base import (
@@ -23,6 +22,7 @@ from lookalike.encoders.base import (
     weights_digest,
 )
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
+from lookalike.encoders.snapshots import how_to_bring
 from lookalike.encoders.vectors import Finish
 from lookalike.errors import EncoderError
 from lookalike.images.preprocess import Preprocessing
@@ -265,14 +265,7 @@ def _right_family(model_type: str) -> str:
 def _not_loaded(model_path: str, part: str, error: BaseException) -> EncoderError:
     """An error that tells a missing folder from a missing file from a hub that cannot be reached."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if Path(model_path).is_dir():
-        hint = "the folder must hold config.json, preprocessor_config.json and model.safetensors, as saved from the hub"
-    else:
-        hint = (
-            "no such folder here, so it was taken for a Hugging Face id; check the path or the id. Without a "
-            "network, copy a snapshot of the model to this machine and give its folder"
-        )
-    return EncoderError(f"{part} cannot be loaded: {first}", where=model_path, hint=hint)
+    return EncoderError(f"{part} cannot be loaded: {first}", where=model_path, hint=how_to_bring(model_path))
 
 
 def _triple(values: Any) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
 from lookalike.encoders.families import FAMILIES, canonical_model
+from lookalike.encoders.snapshots import check_files
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
     family = FAMILIES[canonical_model(settings.model)]
     family.check(settings)
     path = Path(settings.model_path)
+    check_files(path)
     if family.name == "timm":
         return family.name
     if settings.architecture:
