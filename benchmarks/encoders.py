@@ -1,6 +1,6 @@
 """Every family of encoders against its own library, over real images: least cosine, the five nearest, images/s.
 
-The models are built at full size with random weights (`benchmarks/encoder_models.py`), so nothing is downloaded. The
+The models have full size and random weights (the modules `benchmarks/encoder_*` write them); nothing is downloaded. The
 reference is the family's own library in fp32 on the CPU, behind its own preprocessing; ours is `embed_images` in fp32
 on `--device`. "Same five" is the share of the five nearest images (cosine, the image itself left out) that stay the
 same: the least over all images. Speed is that of the model alone, on batches of 64 prepared images that are where the
@@ -10,17 +10,21 @@ model is; decoding is measured elsewhere.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import pkgutil
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import encoder_models
+import benchmarks
 from benchmarks.common import save
 from benchmarks.fidelity import nearest_five
 
@@ -30,11 +34,52 @@ _BATCH = 64
 _CPU_BATCH, _SECONDS = 8, 2.0
 
 Vectors = npt.NDArray[np.float64]
+#: Families whose file is a program; these are our own.
+_PROGRAMS = frozenset({"TorchScript", "ExportedProgram"})
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of the benchmark.
+
+    Attributes
+    ----------
+    write:
+        From a folder, and whether the model is to be tiny, to `model_path`.
+    reference:
+        From `model_path` and image paths to the vectors by the family's own library.
+    settings:
+        From `model_path` to further settings.
+    tiny:
+        A context in which tiny models can be loaded.
+    """
+
+    write: Callable[[Path, bool], Path]
+    reference: Callable[[Path, Sequence[str]], npt.NDArray[np.float32]]
+    settings: Callable[[Path], dict[str, Any]]
+    tiny: Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+def families() -> dict[str, Family]:
+    """All families, by the value of `model`; a variant stands behind a colon."""
+    names = sorted(one.name for one in pkgutil.iter_modules(benchmarks.__path__) if one.name.startswith("encoder_"))
+    found: dict[str, Family] = {}
+    for name in sorted(names, key=lambda name: name != "encoder_models"):
+        module = importlib.import_module(f"benchmarks.{name}")
+        tiny = getattr(module, "tiny_types", contextlib.nullcontext)
+        for model, write in module.MODELS.items():
+            settings = getattr(module, "SETTINGS", {}).get(model, _further(model))
+            found[model] = Family(write, module.REFERENCES[model], settings, tiny)
+    return found
+
+
+def _further(model: str) -> Callable[[Path], dict[str, Any]]:
+    return lambda path: {"trust_remote_code": True} if model in _PROGRAMS else {}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks encoders`."""
-    parser.add_argument("--families", nargs="+", choices=sorted(encoder_models.MODELS), metavar="MODEL")
+    parser.add_argument("--families", nargs="+", metavar="MODEL", help="some of them; a name includes its variants")
     parser.add_argument("--device", default="cpu", help="where ours runs: cpu, cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to try it out: nothing is saved")
     parser.add_argument("--images", type=int, default=200)
@@ -46,9 +91,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, print and save; exit status 1 where a family failed."""
     files = images(arguments.folder, arguments.images)
     rows, failed = [], False
-    for model in arguments.families or encoder_models.MODELS:
+    for model, family in chosen(arguments.families).items():
         try:
-            rows.append(measure(model, files, arguments.device, arguments.tiny))
+            with family.tiny() if arguments.tiny else contextlib.nullcontext():
+                rows.append(measure(model, family, files, arguments.device, arguments.tiny))
         except Exception as error:  # noqa: BLE001 - the other families are still to be measured
             traceback.print_exc()
             failed = True
@@ -60,6 +106,15 @@ def run(arguments: argparse.Namespace) -> None:
         save(f"encoders-{arguments.device.partition(':')[0]}", result)
     if failed:
         raise SystemExit(1)
+
+
+def chosen(wanted: Sequence[str] | None) -> dict[str, Family]:
+    """The families that are asked for, all if none is named."""
+    every = families()
+    unknown = [name for name in wanted or () if not any(model.startswith(name) for model in every)]
+    if unknown:
+        raise SystemExit(f"no such family: {', '.join(unknown)}; there is {', '.join(every)}")
+    return {model: family for model, family in every.items() if not wanted or model.startswith(tuple(wanted))}
 
 
 def images(folder: str | None, count: int) -> list[str]:
@@ -75,13 +130,14 @@ def images(folder: str | None, count: int) -> list[str]:
     return files
 
 
-def measure(model: str, files: Sequence[str], device: str, tiny: bool) -> dict[str, Any]:
+def measure(model: str, family: Family, files: Sequence[str], device: str, tiny: bool) -> dict[str, Any]:
     """One family: how near its vectors are to the reference's, and how fast it is."""
     with tempfile.TemporaryDirectory() as name:
-        path = encoder_models.MODELS[model](Path(name) / "model", tiny)
-        settings: dict[str, Any] = {"model": model.partition(":")[0], "model_path": str(path)}
-        settings |= getattr(encoder_models, "SETTINGS", {}).get(model, lambda path: {})(path)
-        reference = np.asarray(encoder_models.REFERENCES[model](path, files), np.float64)
+        folder = Path(name) / "model"
+        folder.mkdir()
+        path = family.write(folder, tiny)
+        settings: dict[str, Any] = {"model": model.partition(":")[0], "model_path": str(path), **family.settings(path)}
+        reference = np.asarray(family.reference(path, files), np.float64)
         ours, identity = _embed(files, settings, device, Path(name))
         lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(ours, axis=1)
         pairs = zip(nearest_five(reference), nearest_five(ours), strict=True)

@@ -47,7 +47,7 @@ def hub(siglip_snapshot, tmp_path, monkeypatch):
     (folder / "onnx" / "model.onnx").write_bytes(b"x" * 20_000)
     with serving() as served:
         served.repositories["google/tiny"] = folder
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", served.endpoint)
+        served.use(monkeypatch)
         yield served
 
 

@@ -7,6 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import constants
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 #: Smaller files are not kept in Git LFS, and the hub does not tell their SHA-256.
 _LFS = 10_000
@@ -23,6 +25,14 @@ class Hub:
         self.damaged = set()
         self.asked = []
         self.endpoint = ""
+
+    def use(self, monkeypatch):
+        """Let the client in this process ask this hub; it took the address from the environment when it began."""
+        monkeypatch.setattr(constants, "ENDPOINT", self.endpoint)
+        template = self.endpoint + constants.HUGGINGFACE_CO_URL_TEMPLATE[len("https://huggingface.co") :]
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
     def environment(self):
         """For a command that is to use this hub."""

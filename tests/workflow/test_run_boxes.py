@@ -1,7 +1,10 @@
 """Runs whose images are boxes of board images: two boxes of a file are two images, everywhere."""
 
+import contextlib
 import csv
+import http.client
 import io
+import re
 import shlex
 from pathlib import Path
 
@@ -24,28 +27,43 @@ from lookalike.workflow.exclusion import Barred
 from lookalike.workflow.export import export_csv
 from lookalike.workflow.why import explain
 from support.embeddings import write_embeddings
+from support.inprocess import call_lookalike
 
 EDGE, ACROSS = 32, 5
 
 
-@pytest.fixture
-def boards(tmp_path, monkeypatch):
-    """Two boards of 5 x 4 components, and the tables of their boxes: of `pool.csv`, and of two of them as targets."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two boards of 5 x 4 components, and the tables of their boxes: `pool.csv`, and two of them as targets."""
+    folder = tmp_path_factory.mktemp("boards")
     random = np.random.default_rng(0)
     rows = []
     for board in range(2):
         parts = random.integers(0, 256, (4, ACROSS, 4, 4, 3), np.uint8).repeat(8, 2).repeat(8, 3)
-        Image.fromarray(parts.transpose(0, 2, 1, 3, 4).reshape(4 * EDGE, ACROSS * EDGE, 3)).save(f"board{board}.png")
+        picture = Image.fromarray(parts.transpose(0, 2, 1, 3, 4).reshape(4 * EDGE, ACROSS * EDGE, 3))
+        picture.save(folder / f"board{board}.png")
         for number in range(4 * ACROSS):
             x, y = number % ACROSS * EDGE, number // ACROSS * EDGE
             rows.append((f"board{board}.png", x, y, EDGE, EDGE, "bad" if number % 3 else "ok"))
     table = pa.table(dict(zip(("filepath", *"xywh", "label"), map(list, zip(*rows, strict=True)), strict=True)))
-    pq.write_table(table.slice(3, 2), "targets.parquet")
-    with Path("pool.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerows([table.column_names, *rows])
-    return tmp_path
+    pq.write_table(table.slice(3, 2), folder / "targets.parquet")
+    with (folder / "pool.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([table.column_names, *rows])
+    return folder
+
+
+@pytest.fixture
+def boards(place, monkeypatch):
+    """The working folder."""
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def result(place, siglip_snapshot):
+    """A run with boxes on both sides."""
+    with contextlib.chdir(place):
+        return run(siglip_snapshot)
 
 
 def run(snapshot, **settings):
@@ -54,8 +72,7 @@ def run(snapshot, **settings):
     return lookalike.run(**{**given, **settings})
 
 
-def test_a_run_mines_boxes_and_its_report_shows_them(boards, siglip_snapshot):
-    result = run(siglip_snapshot)
+def test_a_run_mines_boxes_and_its_report_shows_them(boards, result):
     assert check_run(result.folder.path) == []
     mined = pq.read_table(result.folder.mined).column("filepath").to_pylist()
     assert len(mined) == len(set(mined)) == result.counts.unique > 2
@@ -73,12 +90,10 @@ def test_a_run_mines_boxes_and_its_report_shows_them(boards, siglip_snapshot):
     assert image_id(mined[0]) in page
 
 
-def test_the_specs_of_a_run_with_boxes_do_it_again(boards, siglip_snapshot, run_command):
-    result = run(siglip_snapshot)
+def test_the_specs_of_a_run_with_boxes_do_it_again(boards, result, run_command):
     line = next(line for line in result.folder.embedding_spec.read_text().splitlines() if line.startswith("# pool: "))
     words = shlex.split(line.removeprefix("# pool: "))
-    words = [word if not word.startswith("output_parquet=") else "output_parquet=again.parquet" for word in words]
-    done = run_command(*words, "cache_dir=off", cwd=boards)
+    done = run_command(*words, "output_parquet=again.parquet", cwd=boards)
     assert done.returncode == 0, done.stderr
     again, first = (pq.read_table(path).column("embedding") for path in ("again.parquet", result.folder.pool))
     assert again.equals(first)
@@ -87,7 +102,7 @@ def test_the_specs_of_a_run_with_boxes_do_it_again(boards, siglip_snapshot, run_
 def test_a_side_without_boxes_is_taken_whole_with_a_warning(boards, siglip_snapshot):
     whole = pq.read_table("targets.parquet").select(["filepath", "label"]).slice(0, 1)
     pq.write_table(whole, "whole.parquet")
-    result = run(siglip_snapshot, targets="whole.parquet")
+    result = run(siglip_snapshot, targets="whole.parquet", run_dir="whole")
     assert any("the targets have no columns x, y, w, h" in warning for warning in result.warnings)
     with pytest.raises(TableError, match="has none of the columns a, b, c, d"):
         run(siglip_snapshot, run_dir="other", crop="a,b,c,d")
@@ -103,11 +118,7 @@ def test_the_pictures_of_a_box_are_those_of_the_part(boards):
     assert image_link(path, "", boards) == "board1.png"
 
 
-def test_view_sends_the_part(boards, siglip_snapshot, start_command):
-    import http.client
-    import re
-
-    result = run(siglip_snapshot)
+def test_view_sends_the_part(boards, result, start_command):
     path = pq.read_table(result.folder.mined).column("filepath")[0].as_py()
     process = start_command("lookalike", "view", result.folder.path, "--no-browser", "--port", "0", cwd=boards)
     port, token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/.*token=(.+)\n", process.stdout.readline()).groups()
@@ -120,8 +131,7 @@ def test_view_sends_the_part(boards, siglip_snapshot, start_command):
         assert sent.convert("RGB").tobytes() == board.convert("RGB").crop(box.corners).tobytes()
 
 
-def test_csv_has_the_file_and_the_four_numbers(boards, siglip_snapshot, run_command):
-    result = run(siglip_snapshot)
+def test_csv_has_the_file_and_the_four_numbers(boards, result, siglip_snapshot, monkeypatch, capsys):
     export_csv(result.folder.path, "mined.csv")
     with Path("mined.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -134,7 +144,7 @@ def test_csv_has_the_file_and_the_four_numbers(boards, siglip_snapshot, run_comm
     )
     assert pq.read_table(again.path).column("filepath").to_pylist() == mined
     for kind in ("coco", "vcn"):
-        done = run_command("lookalike", "export", kind, result.folder.path, "--out", "other", cwd=boards)
+        done = call_lookalike(monkeypatch, capsys, "export", kind, result.folder.path, "--out", "other")
         assert done.returncode == 1
         assert "its images are boxes of files" in done.stderr
 
