@@ -71,11 +71,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._json(self._info(hub, name, folder), body)
             if path.startswith(f"/api/models/{name}/tree/"):
                 return self._json(self._tree(folder), body)
-            start = f"/{name}/resolve/{COMMIT}/"
-            if path.startswith(start) and (folder / path.removeprefix(start)).is_file():
+            _, found, file = path.partition(f"/{name}/resolve/")
+            revision, _, file = file.partition("/")
+            if found and revision in (COMMIT, "main") and (folder / file).is_file():
                 if name in hub.gated:
                     return self._send(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask first"}, body)
-                return self._file(hub, folder / path.removeprefix(start), body)
+                return self._file(hub, folder / file, body)
         return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
 
     def _info(self, hub, name, folder):

@@ -25,6 +25,7 @@ from lookalike.workflow.barring.pool import bar_pool
 from lookalike.workflow.check import check_run
 from lookalike.workflow.exclusion import Barred
 from lookalike.workflow.export import export_csv
+from lookalike.workflow.run_inputs import Side, box_warnings
 from lookalike.workflow.why import explain
 from support.embeddings import write_embeddings
 from support.inprocess import call_lookalike
@@ -107,6 +108,13 @@ def test_a_side_without_boxes_is_taken_whole_with_a_warning(boards, siglip_snaps
     with pytest.raises(TableError, match="has none of the columns a, b, c, d"):
         run(siglip_snapshot, run_dir="other", crop="a,b,c,d")
     assert not (boards / "other").exists()
+
+
+def test_a_side_whose_input_is_gone_is_not_asked_for_boxes():
+    """A run goes on with what is embedded: nobody knows any more whether its input had boxes."""
+    empty = pa.table({"filepath": pa.array([], pa.string())})
+    gone = [Side(name, "gone", "CSV", 3, False, empty, embedded=Path("there")) for name in ("targets", "pool")]
+    assert box_warnings(gone, "true") == []
 
 
 def test_the_pictures_of_a_box_are_those_of_the_part(boards):

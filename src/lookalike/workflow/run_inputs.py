@@ -261,7 +261,8 @@ def box_warnings(sides: Sequence[Side], crop: str) -> list[str]:
     TableError
         When it finds none at all.
     """
-    columns, images = box_columns(crop), [side for side in sides if not side.is_ready]
+    columns = box_columns(crop)
+    images = [side for side in sides if not side.is_ready and side.embedded is None]
     whole = [side for side in images if not side.has_boxes]
     if not columns or not whole:
         return []

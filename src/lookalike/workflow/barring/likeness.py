@@ -135,10 +135,10 @@ class Likeness:
                 rows, by = [], []
                 for place, path in zip(places.tolist(), whole.take(pa.array(places)).to_pylist(), strict=True):
                     file, own = split_box(path)
-                    name = next((name for box, name in bars[file] if shares(box, own)), None)
-                    if name is not None:
+                    found = next((name for box, name in bars[file] if shares(box, own)), None)
+                    if found is not None:
                         rows.append(first + place)
-                        by.append(name)
+                        by.append(found)
                 self.marks.bar(np.array(rows, np.int64), rule, by)
             first += len(part)
 
