@@ -12,7 +12,7 @@ import pytest
 from lookalike import EncoderError, embed_images
 from lookalike.encoders.catalogue import advice, known_models
 from lookalike.encoders.families import FAMILIES
-from lookalike.encoders.snapshots import MANIFEST, needed_files
+from lookalike.encoders.fetch import MANIFEST, needed_files
 from lookalike.workflow import encoders
 from support.hub import COMMIT, serving
 from support.inprocess import call_lookalike

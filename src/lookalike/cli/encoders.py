@@ -64,7 +64,7 @@ def fetch(
     ] = False,
 ) -> None:
     """Fetch a model from the hub into a folder for machines without a network, with a digest of every file."""
-    from lookalike.encoders.snapshots import MANIFEST, fetch_snapshot
+    from lookalike.encoders.fetch import MANIFEST, fetch_snapshot
 
     snapshot = fetch_snapshot(model, to, revision=revision, open_clip=open_clip)
     print(f"Model:    {snapshot.model} at {snapshot.revision}")
@@ -79,7 +79,7 @@ def fetch(
 @app.command()
 def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `fetch` made.")]) -> None:
     """Compare every file of a fetched model with its digest. Exit status 1 when one is missing or changed."""
-    from lookalike.encoders.snapshots import verify_snapshot
+    from lookalike.encoders.fetch import verify_snapshot
 
     snapshot = verify_snapshot(folder)
     print(f"{len(snapshot.files)} files, {snapshot.size:,} bytes: as fetched from {snapshot.model}")

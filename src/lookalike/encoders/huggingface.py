@@ -21,8 +21,8 @@ from lookalike.encoders.base import (
     torch_dtype,
     weights_digest,
 )
+from lookalike.encoders.fetch import how_to_bring
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
-from lookalike.encoders.snapshots import how_to_bring
 from lookalike.encoders.vectors import Finish
 from lookalike.errors import EncoderError
 from lookalike.images.preprocess import Preprocessing

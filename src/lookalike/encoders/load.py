@@ -13,7 +13,7 @@ from pathlib import Path
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
 from lookalike.encoders.families import FAMILIES, canonical_model
-from lookalike.encoders.snapshots import check_files
+from lookalike.encoders.fetch import check_files
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)

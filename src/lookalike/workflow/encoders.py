@@ -13,8 +13,8 @@ from lookalike.embedding.loop import load_model
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalogue import Advice, KnownModel, advice, known_models
 from lookalike.encoders.families import FAMILIES, Family
+from lookalike.encoders.fetch import read_snapshot
 from lookalike.encoders.load import check_model, check_runtime, choose_devices, has_no_gpu
-from lookalike.encoders.snapshots import read_snapshot
 from lookalike.images.preprocess import Preprocessing
 from lookalike.workflow.doctor import installed_version
 
