@@ -180,8 +180,8 @@ def _is_cached(paths: Sequence[str], identity: EncoderIdentity, settings: ImageE
 def _place(settings: ImageEmbeddingsConfig) -> Path | None:
     """The file of this way to ask for a model; None where it cannot be known without loading it."""
     folder = cache_folder_of(settings)
-    # What a hub's name stands for today, only its library knows.
-    if folder is None or not os.path.exists(settings.model_path):  # noqa: PTH110 - a Path may raise
+    # What a hub's name stands for today, only its library knows; and what foreign code does, nobody.
+    if folder is None or settings.trust_remote_code or not os.path.exists(settings.model_path):  # noqa: PTH110 - a Path may raise
         return None
     asked = {name: getattr(settings, name) for name in _ASKED}
     # Relative paths are part of the identity as they are, and stand for something else elsewhere.

@@ -170,6 +170,8 @@ def read_snapshot(folder: Path) -> Snapshot | None:
         When they are damaged, or of a version that is not known here.
     """
     path = folder / MANIFEST
+    if not path.is_file():
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
@@ -180,8 +182,6 @@ def read_snapshot(folder: Path) -> Snapshot | None:
             )
         files = {name: SnapshotFile(**file) for name, file in content["files"].items()}
         return Snapshot(content["model"], content["revision"], content["licence"], files)
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EncoderError(f"cannot be read: {error!r}", where=str(path), hint="fetch the model again") from error
 

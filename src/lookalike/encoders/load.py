@@ -12,12 +12,15 @@ from pathlib import Path
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
-from lookalike.encoders.families import FAMILIES, canonical_model
+from lookalike.encoders.families import AUTO, FAMILIES, canonical_model
 from lookalike.encoders.fetch import check_files
+from lookalike.encoders.snapshot import check_family, choose_family, read_config
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+#: Packages whose models are folders with a config.json that names the family.
+_CONFIGURED = frozenset({"transformers", "timm"})
 _TAO_SUFFIXES = frozenset({".pth", ".ckpt"})
 #: How many hardware queues a CUDA process has for its streams (CUDA C++ Programming Guide, "Environment variables").
 _QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"
@@ -30,11 +33,16 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
     ------
     ConfigError
         When the family is unknown, or the settings contradict each other.
+    EncoderError
+        When a snapshot folder is of another family, or with ``auto`` of none that is known.
     """
-    family = FAMILIES[canonical_model(settings.model)]
-    family.check(settings)
+    name = canonical_model(settings.model)
     path = Path(settings.model_path)
     check_files(path)
+    family = FAMILIES[choose_family(settings.model_path) if name == AUTO else name]
+    family.check(settings)
+    if family.package in _CONFIGURED and (path / "config.json").is_file():
+        check_family(family.name, read_config(settings.model_path), settings.model_path)
     if family.name == "timm":
         return family.name
     if settings.architecture:
@@ -73,12 +81,7 @@ def choose_devices(wanted: str, runtime: str) -> list[str]:
     """
     if runtime == "openvino":
         return ["cpu"]
-    # Streams that share a queue wait for each other. With CUDA's default of 8, decoding falls from 10,000 images/s to
-    # 400 while a model's CUDA graph runs on an H100; 32 is the most. CUDA reads it once, when it begins.
-    if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized():
-        os.environ.setdefault(_QUEUES, "32")
-    elif _QUEUES not in os.environ:
-        log.info("CUDA had begun before: set %s=32 earlier, or embedding may take twice as long", _QUEUES)
+    ask_for_queues()
     if wanted == "cpu" or (wanted == "auto" and has_no_gpu()):
         return ["cpu"]  # without loading torch, which takes seconds
     import torch
@@ -91,6 +94,35 @@ def choose_devices(wanted: str, runtime: str) -> list[str]:
             f"device={wanted!r} mixes kinds of devices, whose vectors differ by rounding", hint="name one kind"
         )
     return list(map(str, chosen))
+
+
+def ask_for_queues() -> None:
+    """Have CUDA give every stream a queue of its own, if it has not begun yet.
+
+    Streams that share a queue wait for each other. With CUDA's default of 8, decoding falls from 10,000 images/s to
+    400 while a model's CUDA graph runs on an H100; 32 is the most. CUDA reads it once, when it begins.
+    """
+    if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized():
+        os.environ.setdefault(_QUEUES, "32")
+    elif _QUEUES not in os.environ:
+        log.info("CUDA had begun before: set %s=32 earlier, or embedding may take twice as long", _QUEUES)
+
+
+def guess_devices(wanted: str, runtime: str) -> list[str]:
+    """What `choose_devices` will probably return, without loading torch, which takes seconds.
+
+    GPUs are counted by their device files and by `CUDA_VISIBLE_DEVICES`.
+    """
+    if runtime == "openvino":
+        return ["cpu"]
+    if wanted != "auto":
+        return ["cuda:0" if name.strip() == "cuda" else name.strip() for name in wanted.split(",")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    else:
+        count = len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return [f"cuda:{number}" for number in range(count)] if count and not has_no_gpu() else ["cpu"]
 
 
 @functools.cache
@@ -123,6 +155,11 @@ def _takes_openvino(request: LoadRequest) -> bool:
     if request.runtime == "auto":
         from lookalike.encoders.openvino import is_faster
 
-        return is_faster(choose_device(request.device), request.precision)
+        return not request.trust_remote_code and is_faster(choose_device(request.device), request.precision)
     check_runtime(request.runtime, request.device, request.precision)
+    if request.runtime == "openvino" and request.trust_remote_code:
+        raise ConfigError(
+            "runtime=openvino is not possible with trust_remote_code=true: foreign code is not converted",
+            hint="use runtime=torch",
+        )
     return request.runtime == "openvino"
