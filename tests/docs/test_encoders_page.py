@@ -4,6 +4,7 @@ A command stands in an `sh` block, one a line. `models/NAME` is a tiny model of 
 benchmark's own modules; a part of it behind a slash is a file in it. The hub is one on this machine.
 """
 
+import contextlib
 import json
 import re
 import shlex
@@ -43,11 +44,19 @@ def reader(tmp_path, images, monkeypatch):
     with (tmp_path / "boards.csv").open("w") as stream:
         print("filepath,x,y,w,h", *(",".join(map(str, box)) for box in boxes), sep="\n", file=stream)
     every = {plain(name): family for name, family in encoders.families().items()}
+    with contextlib.ExitStack() as tiny:
+        yield _with_models(tmp_path, every, tiny)
+
+
+def _with_models(folder, every, tiny):
+    """Write the models that the page names; tiny ones stay loadable as long as `tiny` is open."""
+    for context in {family.tiny for family in every.values()}:
+        tiny.enter_context(context())
     for name in set(re.findall(r"\bmodels/([\w-]+)", "\n".join(LINES))):
-        folder = tmp_path / "models" / name
-        folder.mkdir(parents=True)
-        every[plain(name)].write(folder, True)
-    return tmp_path
+        place = folder / "models" / name
+        place.mkdir(parents=True)
+        every[plain(name)].write(place, True)
+    return folder
 
 
 def test_its_commands_run(reader, monkeypatch, capsys):
@@ -66,6 +75,24 @@ def test_every_family_has_a_place_on_the_page():
     headings = " ".join(re.findall(r"^### (.*)$", PAGE, re.MULTILINE))
     for family in FAMILIES:
         assert plain(family) in plain(headings), f"docs/encoders.md has no section about {family}"
+
+
+def test_the_benchmark_compares_a_family_with_its_library(images, monkeypatch):
+    monkeypatch.setattr(encoders, "_SECONDS", 0.01)
+    files = [str(path) for path in sorted(images.iterdir())]
+    (model, family) = next(iter(encoders.chosen(["SigLIP"]).items()))
+    row = encoders.measure(model, family, files, "cpu", tiny=True)
+    assert row["least_cosine"] > 0.99999
+    assert row["least_same_five"] == 1
+    assert row["least_cosine_between_images"] < 0.999
+    assert all(speed > 0 for speed in row["images_per_second"].values())
+    table = encoders.tables(
+        {"images": len(files), "device": "a processor", "rows": [row, {"model": "X", "error": "x"}]}
+    )
+    assert "| SigLIP | SiglipVisionModel, 32-d | transformers" in table
+    assert "| X | failed |" in table
+    with pytest.raises(SystemExit, match="no such family: nothing"):
+        encoders.chosen(["nothing"])
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)

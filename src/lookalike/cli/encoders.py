@@ -123,7 +123,8 @@ def _show(found: Overview) -> None:
         console.print(f"{number}. {_escaped(line.what)}\n   {_escaped(line.why)}")
     console.print(
         "\nEvery family loads from local files without a network: `lookalike encoders fetch ID --to FOLDER` makes such "
-        "a folder.\n`lookalike encoders show --model NAME --model-path PATH` says what one model is.",
+        "a folder.\n`lookalike encoders show --model NAME --model-path PATH` says what one model is; model=auto reads "
+        "the family from its config.json.",
     )
 
 

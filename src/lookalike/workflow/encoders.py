@@ -103,14 +103,19 @@ def in_words(preprocessing: Preprocessing) -> str:
     """What happens to an image before the model, as a sentence."""
     filter_name = Image.Resampling(preprocessing.resample).name.lower()
     height, width = preprocessing.size
-    if preprocessing.resize == "squash":
-        steps = [f"resized to {width} x {height}, whatever its shape, {filter_name}"]
+    cut = preprocessing.crop
+    if preprocessing.resize == "patches":
+        steps = [f"resized to at most {preprocessing.most_patches} patches of {width} x {height}, nearly of its shape"]
+    elif preprocessing.resize == "squash":
+        steps = [f"resized to {width} x {height}, whatever its shape"]
+        cut = None if cut == preprocessing.size else cut
     else:
-        steps = [f"shortest edge resized to {height}, {filter_name}"]
-    if preprocessing.crop is not None and preprocessing.crop != preprocessing.size:
-        steps.append(f"the middle {preprocessing.crop[1]} x {preprocessing.crop[0]} cut out")
-    elif preprocessing.crop is not None and preprocessing.resize != "squash":
-        steps.append(f"the middle {width} x {height} cut out")
+        steps = [f"shortest edge resized to {height}"]
+    steps[0] += f", {filter_name}"
+    if preprocessing.arithmetic == "float":
+        steps[0] += ", without rounding"
+    if cut is not None:
+        steps.append(f"the middle {cut[1]} x {cut[0]} cut out")
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (preprocessing.mean, preprocessing.std))
     steps.append(f"values times {preprocessing.scale:.4g}, less ({mean}), divided by ({std})")
     return "RGB; " + "; ".join(steps)
