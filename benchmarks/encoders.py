@@ -27,6 +27,7 @@ import numpy.typing as npt
 import benchmarks
 from benchmarks.common import save
 from benchmarks.fidelity import nearest_five
+from lookalike.errors import ConfigError, MissingDependency
 
 PRECISIONS = ("fp32", "bf16")
 _BATCH = 64
@@ -95,6 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         try:
             with family.tiny() if arguments.tiny else contextlib.nullcontext():
                 rows.append(measure(model, family, files, arguments.device, arguments.tiny))
+        except (ConfigError, MissingDependency) as error:
+            rows.append({"model": model, "skipped": error.what})
         except Exception as error:  # noqa: BLE001 - the other families are still to be measured
             traceback.print_exc()
             failed = True
@@ -176,7 +179,7 @@ def _speed(files: Sequence[str], settings: dict[str, Any], device: str) -> float
     """Images/s of the model alone; None where the family has not this precision."""
     from lookalike.config.schemas import ImageEmbeddingsConfig
     from lookalike.embedding.loop import load_model
-    from lookalike.errors import ConfigError
+    from lookalike.encoders.base import TorchEncoder
     from lookalike.images.decode import DecodeSettings, decode
 
     config = ImageEmbeddingsConfig("", "", **settings, device=device, decoder="pillow")
@@ -188,10 +191,10 @@ def _speed(files: Sequence[str], settings: dict[str, Any], device: str) -> float
     count = _CPU_BATCH if device == "cpu" else _BATCH
     chosen = [files[number % len(files)] for number in range(count)]
     pixels: Any = np.stack([encoder.preprocessing(decode(Path(one).read_bytes(), decoding).image) for one in chosen])
-    if device != "cpu":
+    if device != "cpu" and isinstance(encoder, TorchEncoder):
         import torch
 
-        pixels = torch.from_numpy(pixels).to(encoder.device, encoder.dtype)  # type: ignore[attr-defined]
+        pixels = torch.from_numpy(pixels).to(encoder.device, encoder.dtype)
     for _ in range(4):  # a graph is recorded at the third batch of a shape
         encoder.encode(pixels)
     done, started, waiting = 0, time.perf_counter(), encoder.start(pixels)
@@ -213,8 +216,9 @@ def tables(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        if "error" in row:
-            lines.append(f"| {row['model']} | failed | | | | | |")
+        if "least_cosine" not in row:
+            why = f"not measured here: {row['skipped']}" if "skipped" in row else "failed"
+            lines.append(f"| {row['model']} | {why} | | | | | |")
             continue
         libraries = {name: version for name, version in row["libraries"].items() if name != "torch"}
         reference = ", ".join(f"{name} {version}" for name, version in (libraries or row["libraries"]).items())
