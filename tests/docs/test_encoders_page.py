@@ -86,11 +86,11 @@ def test_the_benchmark_compares_a_family_with_its_library(images, monkeypatch):
     assert row["least_same_five"] == 1
     assert row["least_cosine_between_images"] < 0.999
     assert all(speed > 0 for speed in row["images_per_second"].values())
-    table = encoders.tables(
-        {"images": len(files), "device": "a processor", "rows": [row, {"model": "X", "error": "x"}]}
-    )
+    others = [{"model": "X", "error": "x"}, {"model": "Y", "skipped": "no GPU"}]
+    table = encoders.tables({"images": len(files), "device": "a processor", "rows": [row, *others]})
     assert "| SigLIP | SiglipVisionModel, 32-d | transformers" in table
     assert "| X | failed |" in table
+    assert "| Y | not measured here: no GPU |" in table
     with pytest.raises(SystemExit, match="no such family: nothing"):
         encoders.chosen(["nothing"])
 
