@@ -65,12 +65,12 @@ def mine(
         "topn": topn, "knn_metric": metric, "filter_by_label": by_label, "device": device,
         "images_root": images_root, "light": light, "image_ext": image_ext,
     }  # fmt: skip
-    words = _words(named, settings or [])
+    words = key_values(named, settings or [])
     if not report_errors(lambda: _mine(words, spec, resume, cfg, dry_run)):
         raise typer.Exit(1)
 
 
-def _words(named: dict[str, Any], settings: list[str]) -> list[str]:
+def key_values(named: dict[str, Any], settings: list[str]) -> list[str]:
     """All settings of the command line as `key=value`, each at most once."""
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
     words += settings

@@ -27,6 +27,8 @@ DIVERSITY_METHODS = ("mmr", "facility_location")
 SCORINGS = ("auto", "nearest", "density_ratio", "lda")
 #: The largest cosine distance.
 MOST_COSINE = 2.0
+#: Columns of a box, where `crop` is on and names no others.
+BOX_COLUMNS = ("x", "y", "w", "h")
 #: Help of the device of a search.
 SEARCH_DEVICE = (
     "where to search: auto (the processor, or the first CUDA GPU for a large search), cpu, cuda, cuda:1, or several "
@@ -95,6 +97,11 @@ class ImageEmbeddingsConfig:
     )
     augment: str = setting(
         "none", "the vector is the mean over turned images: none; flip: and its mirror image; rot90: four quarter turns"
+    )
+    crop: str = setting(
+        "false",
+        "true: every row is a part of its file, the box of its columns x, y, w, h (pixels from the left upper corner); "
+        "or the names of four columns: crop=left,top,width,height",
     )
     trust_remote_code: bool = setting(
         False,
@@ -169,6 +176,7 @@ class ImageEmbeddingsConfig:
         at_least("image_size", self.image_size, 0)
         one_of("normalize", str(self.normalize).strip().lower(), ("auto", *TRUE_WORDS, *FALSE_WORDS))
         one_of("augment", self.augment, AUGMENTS)
+        box_columns(self.crop)
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         one_of("runtime", self.runtime, ("torch", "openvino", "auto"))
         one_of("decoder", self.decoder, ("auto", "pillow", "nvjpeg"))
@@ -552,6 +560,7 @@ class RunConfig:
     normalize: str = same(ImageEmbeddingsConfig, "normalize")
     image_size: int = same(ImageEmbeddingsConfig, "image_size")
     augment: str = same(ImageEmbeddingsConfig, "augment")
+    crop: str = same(ImageEmbeddingsConfig, "crop")
     trust_remote_code: bool = same(ImageEmbeddingsConfig, "trust_remote_code")
     precision: str = same(ImageEmbeddingsConfig, "precision")
     runtime: str = same(ImageEmbeddingsConfig, "runtime")
@@ -582,6 +591,7 @@ class RunConfig:
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
         self.embedding("", "").validate()
+        box_columns(self.crop)
         self.mining("", "", "").validate()
         self.barring().validate()
         at_least("iteration", self.iteration, 0)
@@ -591,8 +601,8 @@ class RunConfig:
             raise ConfigError(f"image_ext={self.image_ext!r} is not possible", hint="it begins with a dot, like .png")
 
     def embedding(self, input_parquet: str, output_parquet: str) -> ImageEmbeddingsConfig:
-        """The settings of the embedding step of one side."""
-        mine = {f.name for f in fields(self)}
+        """The settings of the embedding step of one side, whose paths have their boxes already."""
+        mine = {f.name for f in fields(self)} - {"crop"}
         shared = {f.name: getattr(self, f.name) for f in fields(ImageEmbeddingsConfig) if f.name in mine}
         return ImageEmbeddingsConfig(input_parquet=input_parquet, output_parquet=output_parquet, **shared)
 
@@ -709,6 +719,19 @@ def settings_of(schema: type) -> list[Setting]:
         for f in fields(schema)
         if f.default is not NO_DEFAULT
     ]
+
+
+def box_columns(crop: str) -> tuple[str, ...]:
+    """The four columns that the setting `crop` names; none where it is off."""
+    word = str(crop).strip()
+    if word.lower() in FALSE_WORDS:
+        return ()
+    if word.lower() in TRUE_WORDS:
+        return BOX_COLUMNS
+    columns = tuple(name.strip() for name in word.split(","))
+    if len(columns) != len(BOX_COLUMNS) or not all(columns):
+        raise ConfigError(f"crop={crop!r} is not possible", hint="use true, false, or four columns: crop=x,y,w,h")
+    return columns
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders import tao
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
 from lookalike.encoders.families import AUTO, FAMILIES, canonical_model
+from lookalike.encoders.fetch import check_files
 from lookalike.encoders.snapshot import check_family, choose_family, read_config
 from lookalike.errors import ConfigError
 
@@ -36,6 +37,7 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
         When a snapshot folder is of another family, or with ``auto`` of none that is known.
     """
     name = canonical_model(settings.model)
+    check_files(Path(settings.model_path))
     if name == AUTO and not tao.is_checkpoint(settings.model_path):
         name = choose_family(settings.model_path)
     elif name == AUTO:

@@ -54,7 +54,7 @@ from lookalike.workflow.run_files import (
     write_record,
     write_specs,
 )
-from lookalike.workflow.run_inputs import Side, open_side, overlap_warning
+from lookalike.workflow.run_inputs import Side, box_warnings, open_side, overlap_warning
 from lookalike.workflow.run_state import (
     RunLock,
     RunLog,
@@ -153,6 +153,7 @@ def run(
     normalize: str = _Config.normalize,
     image_size: int = _Config.image_size,
     augment: str = _Config.augment,
+    crop: str | bool = _Config.crop,
     trust_remote_code: bool = _Config.trust_remote_code,
     precision: str = _Config.precision,
     runtime: str = _Config.runtime,
@@ -213,7 +214,7 @@ def run(
             # Before anything takes long, so that a run that is stopped from here on can be continued.
             write_settings(folder, config, state.cwd)
             state.write(folder)
-            notes = _notes(sides, config.self_match)
+            notes = _notes(sides, config)
             sides = _written(sides, folder)
             return _work(_Run(folder, config, state, encoder, steps, notes, extras), sides)
 
@@ -227,6 +228,7 @@ def _configured(targets: Any, pool: Any, **settings: Any) -> RunConfig:
         config,
         out=str(config.out),
         components=str(config.components),
+        crop=str(config.crop),
         run_dir=str(config.run_dir),
         filter_by_label=str(config.filter_by_label),
         reuse=str(config.reuse),
@@ -262,7 +264,7 @@ def resume_run(folder: str | Path) -> RunResult:
             log.info("going on with the run that began at %s", state.created)
             steps = Steps()
             sides, encoder, extras = _prepare(config, (config.targets, config.pool), steps, Unfinished(place, state))
-            notes = _notes(sides, config.self_match)
+            notes = _notes(sides, config)
             sides = _written(sides, place)
             return _work(_Run(place, config, state, encoder, steps, notes, extras), sides)
 
@@ -346,9 +348,9 @@ def _working(folder: RunFolder, run_log: RunLog, *, new: bool = False) -> Iterat
             raise
 
 
-def _notes(sides: tuple[Side, Side], self_match: str) -> list[str]:
+def _notes(sides: tuple[Side, Side], config: RunConfig) -> list[str]:
     """What the inputs alone change in the meaning of the result; said now, and again in the summary."""
-    notes = [*overlap_warning(*sides, self_match), *label_warning(*sides)]
+    notes = [*overlap_warning(*sides, config.self_match), *label_warning(*sides), *box_warnings(sides, config.crop)]
     for note in notes:
         log.warning(note)
     return notes
