@@ -222,13 +222,13 @@ def test_a_report_tells_labels_that_do_not_meet_and_a_pool_that_is_barred(place)
 
 
 def test_a_run_that_the_ledger_stopped_is_unfinished(place, monkeypatch):
-    from lookalike.workflow import run as run_module
+    from lookalike.workflow import run_steps
 
     def late(*arguments):
         raise lookalike.TableError("another run", where="ledger")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "remember", late)
+        patch.setattr(run_steps, "remember", late)
         with pytest.raises(lookalike.TableError):
             run(run_dir="run", history="history.json")
     assert not (place / "run" / "Mining_Report.md").exists()
@@ -252,18 +252,18 @@ def test_a_target_in_the_pool_is_left_out_and_that_is_said(place):
 
 def test_two_runs_on_one_ledger_never_mine_the_same(place, monkeypatch):
     """The second one adds its iteration while the first one draws; the first one stops, and goes on without it."""
-    from lookalike.workflow import run as run_module
+    from lookalike.workflow import run_steps
 
-    remember = run_module.remember
+    remember = run_steps.remember
 
     def late(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, "remember", remember)
+            patch.setattr(run_steps, "remember", remember)
             run(run_dir="other", history="history.json", topn=2)
         remember(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "remember", late)
+        patch.setattr(run_steps, "remember", late)
         with pytest.raises(lookalike.TableError, match="another run added an iteration"):
             run(run_dir="first", history="history.json", topn=2)
     ledger = json.loads((place / "history.json").read_text())

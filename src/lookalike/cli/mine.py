@@ -16,9 +16,9 @@ from lookalike.errors import ConfigError, MissingSetting
 
 if TYPE_CHECKING:
     from lookalike.tables.run_folder import InputRecord, RunRecord
-    from lookalike.workflow.run import RunResult
     from lookalike.workflow.run_inputs import Side
     from lookalike.workflow.run_plan import RunPlan
+    from lookalike.workflow.run_steps import RunResult
 
 _HELP = {name: field.metadata["help"] for name, field in RunConfig.__dataclass_fields__.items()}
 

@@ -129,7 +129,8 @@ def _served(facts: Facts, room: Room) -> Iterator[str]:
     if facts.nothing and facts.mined:
         whose = "its" if facts.nothing == 1 else "their"
         yield (
-            f"**{count(facts.nothing, 'target')} left with nothing**: none of {whose} neighbours is in the mined table"
+            f"**{count(facts.nothing, 'target')} left with nothing**: none of {whose} neighbours was kept, or is a "
+            "duplicate or near-duplicate of one that was kept for another target"
             f"{_such_as(facts.first_nothing, facts.nothing, room)}."
         )
     if is_exhausted(facts) and facts.mined:
@@ -141,8 +142,9 @@ def _images(facts: Facts, room: Room) -> Iterator[str]:
     if facts.unrelated:
         what = "Distances look unrelated" if facts.all_unrelated else "Unrelated neighbours"
         rule = f"{UNRELATED:g} times the distance of a random target–pool pair ({number(facts.random)})"
+        nearest = f"the nearest {facts.pool_image} is no nearer than {rule}"
         yield (
-            f"**{what}**: for {count(facts.unrelated, 'target')} the nearest pool image is no nearer than {rule}"
+            f"**{what}**: for {count(facts.unrelated, 'target')} {nearest}"
             f"{_such_as(facts.first_unrelated, facts.unrelated, room)}."
         )
     if facts.hub_count:
