@@ -79,12 +79,7 @@ def choose_devices(wanted: str, runtime: str) -> list[str]:
     """
     if runtime == "openvino":
         return ["cpu"]
-    # Streams that share a queue wait for each other. With CUDA's default of 8, decoding falls from 10,000 images/s to
-    # 400 while a model's CUDA graph runs on an H100; 32 is the most. CUDA reads it once, when it begins.
-    if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized():
-        os.environ.setdefault(_QUEUES, "32")
-    elif _QUEUES not in os.environ:
-        log.info("CUDA had begun before: set %s=32 earlier, or embedding may take twice as long", _QUEUES)
+    ask_for_queues()
     if wanted == "cpu" or (wanted == "auto" and has_no_gpu()):
         return ["cpu"]  # without loading torch, which takes seconds
     import torch
@@ -97,6 +92,35 @@ def choose_devices(wanted: str, runtime: str) -> list[str]:
             f"device={wanted!r} mixes kinds of devices, whose vectors differ by rounding", hint="name one kind"
         )
     return list(map(str, chosen))
+
+
+def ask_for_queues() -> None:
+    """Have CUDA give every stream a queue of its own, if it has not begun yet.
+
+    Streams that share a queue wait for each other. With CUDA's default of 8, decoding falls from 10,000 images/s to
+    400 while a model's CUDA graph runs on an H100; 32 is the most. CUDA reads it once, when it begins.
+    """
+    if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized():
+        os.environ.setdefault(_QUEUES, "32")
+    elif _QUEUES not in os.environ:
+        log.info("CUDA had begun before: set %s=32 earlier, or embedding may take twice as long", _QUEUES)
+
+
+def guess_devices(wanted: str, runtime: str) -> list[str]:
+    """What `choose_devices` will probably return, without loading torch, which takes seconds.
+
+    GPUs are counted by their device files and by `CUDA_VISIBLE_DEVICES`.
+    """
+    if runtime == "openvino":
+        return ["cpu"]
+    if wanted != "auto":
+        return ["cuda:0" if name.strip() == "cuda" else name.strip() for name in wanted.split(",")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    else:
+        count = len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return [f"cuda:{number}" for number in range(count)] if count and not has_no_gpu() else ["cpu"]
 
 
 @functools.cache
