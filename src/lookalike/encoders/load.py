@@ -13,7 +13,7 @@ from pathlib import Path
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
 from lookalike.encoders.families import AUTO, FAMILIES, canonical_model
-from lookalike.encoders.snapshot import check_family, choose_family, read_config
+from lookalike.encoders.snapshot import check_family, choose_family, read_config_json
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
     family.check(settings)
     path = Path(settings.model_path)
     if family.package in _CONFIGURED and (path / "config.json").is_file():
-        check_family(family.name, read_config(settings.model_path), settings.model_path)
+        check_family(family.name, read_config_json(settings.model_path), settings.model_path)
     if family.name == "timm":
         return family.name
     if settings.architecture:
