@@ -15,7 +15,7 @@ from lookalike.encoders import tao
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
 from lookalike.encoders.families import AUTO, FAMILIES, canonical_model
 from lookalike.encoders.fetch import check_files
-from lookalike.encoders.snapshot import check_family, choose_family, read_config
+from lookalike.encoders.snapshot import check_family, choose_family, read_config_json
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
         family = FAMILIES["TAO"]
     family.check(settings)
     if family.package in _CONFIGURED and (Path(settings.model_path) / "config.json").is_file():
-        check_family(family.name, read_config(settings.model_path), settings.model_path)
+        check_family(family.name, read_config_json(settings.model_path), settings.model_path)
     return family.name
 
 

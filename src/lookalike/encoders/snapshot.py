@@ -35,7 +35,7 @@ _LONGEST = 300
 _said: set[tuple[str, str]] = set()
 
 
-def read_config(model_path: str) -> dict[str, Any]:
+def read_config_json(model_path: str) -> dict[str, Any]:
     """The config.json of a snapshot folder or a hub id.
 
     Raises
@@ -115,7 +115,7 @@ def choose_family(model_path: str) -> str:
             where=model_path,
             hint="name the family: model=timm for a timm checkpoint with architecture=NAME",
         )
-    config = read_config(model_path)
+    config = read_config_json(model_path)
     found = families_of(config)
     if not found:
         known = ", ".join(sorted({*_BY_TYPE}))
