@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lookalike.reports.diagnosis_text import diagnosis_findings
 from lookalike.reports.facts import (
     HUB_SHARE,
     HUB_TARGETS,
@@ -80,7 +81,13 @@ _SET_ASIDE = "images were set aside"
 def find(facts: Facts, room: Room) -> Findings:
     """Find everything that needs a person's eye."""
     return Findings(
-        [*_result(facts), *_inputs(facts, room), *_served(facts, room), *_images(facts, room)],
+        [
+            *_result(facts),
+            *_inputs(facts, room),
+            *_served(facts, room),
+            *diagnosis_findings(facts, room),
+            *_images(facts, room),
+        ],
         [plain(warning, room.warning) for warning in facts.record.warnings if not _is_told(warning, facts)],
     )
 

@@ -28,6 +28,7 @@ from lookalike.tables.embedding_copy import place_embedding_table
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_record, update_record
+from lookalike.workflow.diagnosis import diagnose
 from lookalike.workflow.mining import MiningResult, mine_with
 from lookalike.workflow.packaging import is_done, package_run
 from lookalike.workflow.pool_outcomes import Fates, write_pool_outcomes
@@ -40,6 +41,7 @@ from lookalike.workflow.run_extras import (
     embed_avoided,
     excluded_record,
     label_warning,
+    last_iteration,
     last_yield,
     open_extras,
     remember,
@@ -385,9 +387,12 @@ def _work(job: _Run, sides: tuple[Side, Side]) -> RunResult:
     with steps.step("mine"):
         mined = mine_with(mining_settings(folder, config), [*notes, *bars.notes], last_yield=last_yield(history))
         _write_outcomes(folder, mined)
+    with steps.step("diagnose"):
+        diagnosis = diagnose(folder, mining_settings(folder, config), mined, last_iteration(config, history))
     write_specs(folder, config, *sides, job.state.cwd)
     excluded = excluded_record(folder, bars)
-    write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds, excluded, cwd=job.state.cwd))
+    done = Done(job.state.created, config, inputs, mined, steps.seconds, excluded, job.state.cwd, diagnosis)
+    write_record(folder, done)
     plots, gallery = _draw(job)
     record, report = _report(job, (*plots, *gallery), mined)
     forget_state(folder)
