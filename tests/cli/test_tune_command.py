@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import lookalike
 from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors import search as search_module
 from lookalike.selection import sweep as sweep_module
@@ -99,20 +100,19 @@ def test_held_out_recall_and_the_choice_are_those_of_auto(tune, tmp_path):
         assert own.sort_values("topn").held_out_recall.is_monotonic_increasing
 
 
-def test_weights_count_as_they_do_in_mining(tune, tmp_path, run_command):
+def test_weights_count_as_they_do_in_mining(tune, tmp_path):
     """Half of the targets are of another kind and weigh nothing: figures and images are those of the others."""
-    targets, pool, _ = planted(targets=30)
-    random = np.random.default_rng(1)
-    others = (targets + 40 * random.standard_normal(targets.shape)).astype(np.float32)
-    weakness = [1.0, 2.0] * 15 + [0.0] * 30
+    targets, pool, _ = planted(targets=40)
+    others = np.random.default_rng(1).standard_normal(targets.shape).astype(np.float32) * pool.std(axis=0)
+    weakness = [1.0, 2.0] * 20 + [0.0] * 40
     tables(tmp_path, np.concatenate([targets, others]), pool, None)
     table = pq.read_table("targets.parquet")
     pq.write_table(table.append_column("weakness", pa.array(weakness)), "targets.parquet")
-    words = (*TABLES, "--topn", "1,3,5", "--components", "8", "--threshold", "off")
+    words = (*TABLES, "--topn", "1,3,5", "--components", "16", "--threshold", "off")
     weighted, done = tune(*words, "--target-weight-column", "weakness")
     plain, _ = tune(*words, out="plain")
     assert done.last_line.endswith(" target_weight_column=weakness")
-    config = ScoringConfig(components="8", min_per_target=1)
+    config = ScoringConfig(components="16")
     auto = select_scored(np.concatenate([targets, others]), pool, config, target_weights=weakness)
     at_five = weighted[weighted.topn == 5].set_index("scoring")
     for one in auto.choice.tried:
@@ -122,10 +122,10 @@ def test_weights_count_as_they_do_in_mining(tune, tmp_path, run_command):
     assert best != "nearest"
     assert at_five["yield"][best] == len(auto.kept_rows)
     assert at_five.held_out_rank[best] < plain[plain.topn == 5].set_index("scoring").held_out_rank[best] / 2
-    mined = run_command(*done.lines[-2].split(), "run_dir=run", cwd=tmp_path)
-    assert mined.returncode == 0, mined.stderr
-    assert f"Mined:     {weighted[weighted.recommended]['yield'].iloc[0]} images" in mined.stdout
-    again, done = tune("run", "--topn", "1,3,5", "--components", "8", "--threshold", "off", out="again")
+    settings = dict(word.split("=") for word in done.last_line.split())
+    run = lookalike.run("targets.parquet", "pool.parquet", run_dir="run", **{**settings, "topn": int(settings["topn"])})
+    assert run.counts.unique == weighted[weighted.recommended]["yield"].iloc[0]
+    again, done = tune("run", "--topn", "1,3,5", "--components", "16", "--threshold", "off", out="again")
     assert done.last_line.endswith(" target_weight_column=weakness"), "the run's own column"
     assert again.held_out_rank.tolist() == weighted.held_out_rank.tolist()
     assert "target_weight_column" not in tune("run", "--topn", "1", "--target-weight-column", "", out="o")[1].last_line

@@ -28,7 +28,7 @@ def place(tmp_path, monkeypatch):
     centres = 5 * np.eye(12)[:6]
     pool = np.concatenate([clusters(random, centres[:1], 30), clusters(random, centres[1:2], 5),
                            clusters(random, centres[3:6], 30)])  # fmt: skip
-    targets = clusters(random, centres[:3], 4)
+    targets = clusters(random, centres[:3], 4, 0.01)  # nearer to their kind than the pool images are to each other
     who = identity(dimension=12)
     labels = ["many"] * 4 + ["used"] * 4 + ["none"] * 4
     write_embeddings(tmp_path / "targets.parquet", targets, filepaths=[f"/nowhere/t{n}.png" for n in range(12)],

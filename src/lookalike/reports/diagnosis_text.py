@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lookalike.reports.facts import Facts
-from lookalike.reports.markdown import code, count, number, percent, plain, table
+from lookalike.reports.markdown import code, count, number, percent, plain
 from lookalike.selection.drift import LARGE
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 CHANCE, TIMES = 0.01, 2.0
 #: A label has lost its supply where it had so many images, and has fewer than this share of them.
 LABEL_LEAST, LABEL_SHARE = 5, 0.5
-#: Hubs have a table of their own from so many targets on: what is found once or twice is no hub.
-_LEAST_FOUND = 3
+#: Pool images are named as found for most targets from so many on, and so many of them.
+_LEAST_FOUND, _WORST = 3, 10
 
 
 def diagnosis_findings(facts: Facts, room: Room) -> Iterator[str]:
@@ -48,41 +48,42 @@ def diagnosis_block(facts: Facts, room: Room) -> str:
     found = facts.record.diagnosis
     if not found:
         return ""
-    paragraphs = [" ".join([*_near_words(found), *_hub_words(found, room)])]
-    images = [one for one in found["hubs"]["images"] if one["targets"] >= _LEAST_FOUND][: room.items]
-    if images:
-        rows = [
-            (code(one["filepath"], room.value, cell=True), one["targets"], "yes" if one["mined"] else "no")
-            for one in images
-        ]
-        paragraphs.append(table(("most frequent pool images", "targets", "mined"), rows, "lrl"))
+    paragraphs = [" ".join([*_near_words(found, room), *_hub_words(found, room)])]
     if found["drift"]:
         paragraphs.append(_drift_words(found["drift"], room))
     return "\n\n".join(paragraphs)
 
 
-def _near_words(found: Mapping[str, Any]) -> Iterator[str]:
+def _near_words(found: Mapping[str, Any], room: Room) -> Iterator[str]:
     """How near is near, and for how many targets there is anything."""
-    near = found["near"]
+    near, lacks, used = found["near"], found["nothing_near"]["count"], found["exhausted"]["count"]
     if not near:
         yield "The pool has no two images, so that nothing says how near is near."
         return
+    where = "" if room.tight else " (`target_outcomes.parquet` has every target)"
     yield (
-        f"Near is a distance of {number(near['limit'])} or less: within it {percent(near['quantile'])} of the pool "
-        f"images have another one. {count(found['nothing_near']['count'], 'target has', 'targets have')} nothing near, "
-        f"{found['exhausted']['count']} mostly what was mined before or left out; `target_outcomes.parquet` has all."
+        f"Near is within {number(near['limit'])}, where {percent(near['quantile'])} of the pool images have another "
+        f"one: {count(lacks, 'target has', 'targets have')} nothing near, {used} mostly what was mined before or left "
+        f"out{where}."
     )
 
 
 def _hub_words(found: Mapping[str, Any], room: Room) -> Iterator[str]:
-    """How uneven the k-occurrences are."""
+    """How uneven the k-occurrences are, and the images that are found most often."""
     hubs = found["hubs"]
     if hubs["skewness"] is None:
         return
     chance = "" if hubs["by_chance"] is None else f" (by chance {hubs['by_chance']:.1f})"
-    yield f"Skewness of the {found['k']}-occurrence of the pool images: {hubs['skewness']:.1f}{chance}."
+    yield f"Skewness of the pool images' {found['k']}-occurrence: {hubs['skewness']:.1f}{chance}."
     if room.prose:
         yield "Far above chance, a few images (hubs) are near to very many targets."
+    images = [one for one in hubs["images"] if one["targets"] >= _LEAST_FOUND]
+    if images and not room.tight:
+        named = ", ".join(
+            f"{code(one['filepath'], room.value)} {one['targets']}{' (mined)' if one['mined'] else ''}"
+            for one in images[: min(_WORST, 2 * room.items)]
+        )
+        yield f"Found for most targets: {named}."
 
 
 def _drift_words(drift: Mapping[str, Any], room: Room) -> str:
@@ -97,7 +98,7 @@ def _drift_words(drift: Mapping[str, Any], room: Room) -> str:
     if nearest["superiority"] is not None:
         parts.append(f"larger than before with probability {nearest['superiority']:.2f} ({LARGE:g} is a large change)")
     shift = drift["targets"]
-    if shift:
+    if shift and not room.tight:
         parts.append(
             f"mean of the targets moved by {number(shift['distance'])} (by chance {number(shift['by_chance'])}, as far "
             f"in {percent(shift['chance'])} of shuffles)"

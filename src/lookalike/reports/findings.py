@@ -26,6 +26,10 @@ _SHORT_WARNING = "images are kept of a budget of"
 _EMPTY_WARNINGS = ("every row of the pool is excluded", "no target has a neighbour in the pool that may be kept")
 
 
+#: With room for so few entries of a list, lists that are found elsewhere are left out.
+_TIGHT = 2
+
+
 @dataclass(frozen=True)
 class Room:
     """How much the report may show; less where it would become too long.
@@ -52,6 +56,11 @@ class Room:
     def named(self) -> int:
         """Paths that a finding names."""
         return max(1, self.items // 3)
+
+    @property
+    def tight(self) -> bool:
+        """Whether only what must be there is."""
+        return self.items <= _TIGHT
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,8 @@ def surroundings(searched: Neighbors, barred: Neighbors | None, was_mined: Mask,
         there = np.hstack([rows, barred.rows]) >= 0
         # Of equal distances those that may be mined come first: what is exhausted is not overstated.
         order = np.argsort(np.where(there, both, np.inf), axis=1, kind="stable")[:, :k]
-        both, kinds, there = (np.take_along_axis(one, order, axis=1) for one in (both, kinds, there))
+        both = np.take_along_axis(both, order, axis=1)
+        kinds, there = np.take_along_axis(kinds, order, axis=1), np.take_along_axis(there, order, axis=1)
     else:
         there = rows >= 0
     # In float32, as distances are: the limit is one of them.

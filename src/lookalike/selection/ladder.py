@@ -192,4 +192,5 @@ class _Climb:
         rules = Rules(min_similarity=settings.min_similarity)
         vectors = pick_vectors(pool, rows)
         measured = rules.measure(rows, vectors, vectors_of(self._given.targets), settings.knn_metric, ["cpu"])
-        return rows[measured.stopped == 0]
+        alike: Rows = rows[measured.stopped == 0]
+        return alike

@@ -78,7 +78,7 @@ class _Search:
     @property
     def searched(self) -> int:
         """Pool images that might be mined."""
-        return self.pool.rows - (0 if self.excluded is None else int(self.excluded.sum()))
+        return int(self.pool.rows - (0 if self.excluded is None else self.excluded.sum()))
 
     @property
     def within_label(self) -> bool:
@@ -119,7 +119,7 @@ def diagnose(
         "nothing_near": _counted(table, "nothing_near"),
         "exhausted": _counted(table, "exhausted"),
         "hubs": _hubs(job),
-        "drift": None if last is None else compare(folder, settings, table, last),
+        "drift": None if last is None else compare(folder, settings, last),
     }
     return found
 

@@ -69,18 +69,21 @@ class _Side:
     @property
     def kept_distances(self) -> npt.NDArray[np.float64]:
         """Of the kept pairs."""
-        return self._distances[self.kept]
+        found: npt.NDArray[np.float64] = self._distances[self.kept]
+        return found
 
     @property
     def nearest(self) -> npt.NDArray[np.float64]:
         """Of the targets that have any pair, the distance to the nearest pool image."""
         found = np.full(len(self.targets), np.inf)
         np.minimum.at(found, self.pairs.column("target_row").to_numpy(), self._distances)
-        return found[np.isfinite(found)]
+        known: npt.NDArray[np.float64] = found[np.isfinite(found)]
+        return known
 
     @property
     def _distances(self) -> npt.NDArray[np.float64]:
-        return self.pairs.column("distance").to_numpy().astype(np.float64)
+        found: npt.NDArray[np.float64] = self.pairs.column("distance").to_numpy().astype(np.float64)
+        return found
 
     def by_label(self) -> dict[str, tuple[int, int]]:
         """Of every label, as it is compared, its targets and the images that were mined for them."""

@@ -199,12 +199,14 @@ def _excluded_table(bars: Bars, pool: EmbeddingStream, history: History | None) 
     table = bars.table(pool).rename_columns({"source_filepath": "filepath"})
     if history is None:
         return table
-    mined = history.mined
-    rules = [
-        ALREADY_MINED if rule == Rule.EXCLUDED and normal_path(path) in mined else rule
-        for rule, path in zip(table.column("rule").to_pylist(), table.column("filepath").to_pylist(), strict=True)
-    ]
-    return table.set_column(table.column_names.index("rule"), "rule", pa.array(rules, pa.string()))
+    iterations = {normal_path(path): one.iteration for one in history.iterations for path in one.selected_filepaths}
+    columns = [table.column(name).to_pylist() for name in ("rule", "barred_by", "filepath")]
+    for row, (rule, path) in enumerate(zip(columns[0], columns[2], strict=True)):
+        if rule == Rule.EXCLUDED and (number := iterations.get(normal_path(path))):
+            columns[0][row], columns[1][row] = ALREADY_MINED, f"iteration {number}"
+    for name, values in zip(("rule", "barred_by"), columns[:2], strict=True):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))
+    return table
 
 
 def excluded_record(folder: RunFolder, bars: Bars) -> dict[str, Any] | None:
