@@ -658,6 +658,7 @@ class TuneConfig:
     knn_metric: str = same(ScoringConfig, "knn_metric")
     target_vectors: str = setting(NearestNeighborsConfig.target_embed_column_name, "embedding column of the targets")
     pool_vectors: str = setting(NearestNeighborsConfig.source_embed_column_name, "embedding column of the pool")
+    target_weight_column: str = same(NearestNeighborsConfig, "target_weight_column")
     splits: int = same(ScoringConfig, "splits")
     background: int = same(ScoringConfig, "background")
     seed: int = same(ScoringConfig, "seed")

@@ -165,6 +165,45 @@ def count_cached(folder: Path, identity: EncoderIdentity, filepaths: Sequence[st
     return found
 
 
+def read_cached(
+    folder: Path, identity: EncoderIdentity, filepaths: Sequence[str]
+) -> dict[int, npt.NDArray[np.float32]]:
+    """The vectors that a run would find by path, size and modification time; changes nothing, not even use times.
+
+    Parameters
+    ----------
+    folder, identity:
+        Of the cache.
+    filepaths:
+        All that is found is in memory at once. URLs are never found.
+
+    Returns
+    -------
+    dict
+        By position in `filepaths`; nothing where a database cannot be read just now.
+    """
+    path = folder / f"{cache_key(identity)}{SUFFIX}"
+    rows_of: dict[bytes, list[int]] = {}
+    for row, filepath in enumerate(filepaths):
+        if "://" not in filepath:
+            rows_of.setdefault(_path_key(filepath), []).append(row)
+    keys = list(rows_of)
+    found: dict[int, npt.NDArray[np.float32]] = {}
+    with contextlib.suppress(sqlite3.Error, OSError):
+        if not path.is_file():
+            return found
+        with contextlib.closing(connect(path, "ro")) as connection:
+            for start in range(0, len(keys), _CHUNK):
+                chunk = keys[start : start + _CHUNK]
+                query = f"{_BY_PATH} ({','.join('?' * len(chunk))})"
+                for key, size, mtime_ns, digest, *stored in connection.execute(query, chunk):
+                    rows = rows_of[key]
+                    if FileStamp.of(filepaths[rows[0]]) == (size, mtime_ns):
+                        cached = _checked(digest, stored, identity.model.dimension * 4)
+                        found.update(dict.fromkeys(rows, cached.vector) if cached else {})
+    return found
+
+
 def has_vectors(folder: Path, identity: EncoderIdentity) -> bool:
     """Whether the cache has any vector of an encoder; changes nothing. A database that cannot be read has none."""
     path = folder / f"{cache_key(identity)}{SUFFIX}"
@@ -279,16 +318,13 @@ class VectorCache:
         return []
 
     def _cached(self, digest: bytes, stored: Sequence[Any]) -> Cached | None:
-        """Check a row; None for a damaged one, which the next store of that content mends."""
-        number, pixels, clipped, checksum, vector, day = stored
-        if not isinstance(vector, bytes) or len(vector) != self._bytes:
-            return None
-        if checksum != _checksum(digest, pixels, clipped, vector):
-            return None
-        if not isinstance(day, int) or day < today():
+        """What a row holds, which counts as used today; None for a damaged one."""
+        cached = _checked(digest, stored, self._bytes)
+        number, day = stored[0], stored[-1]
+        if cached and (not isinstance(day, int) or day < today()):
             with self._reading:
                 self._touched.add(number)
-        return Cached(np.frombuffer(vector, "<f4"), pixels, bool(clipped))
+        return cached
 
     def _try_store(self, batch: list[Entry]) -> bool:
         """Store a batch; False where the database was damaged and another is in its place."""
@@ -368,6 +404,16 @@ class VectorCache:
 def _path_key(filepath: str) -> bytes:
     """Return the absolute path as bytes; whatever a file system has for a name can be encoded."""
     return os.path.abspath(filepath).encode("utf-8", "surrogatepass")  # noqa: PTH100 - a Path per file costs more
+
+
+def _checked(digest: bytes, stored: Sequence[Any], size: int) -> Cached | None:
+    """What a row of `_VECTOR` holds; None for a damaged one, which the next store of that content mends."""
+    _, pixels, clipped, checksum, vector, _ = stored
+    if not isinstance(vector, bytes) or len(vector) != size:
+        return None
+    if checksum != _checksum(digest, pixels, clipped, vector):
+        return None
+    return Cached(np.frombuffer(vector, "<f4"), pixels, bool(clipped))
 
 
 def _checksum(digest: bytes, pixels: int, clipped: int, vector: bytes) -> int:

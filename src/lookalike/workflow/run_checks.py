@@ -20,9 +20,9 @@ from lookalike.neighbors import devices
 from lookalike.selection.scoring import checked_weights
 from lookalike.tables.embedding_table import Parts
 from lookalike.tables.image_table import Filepaths
-from lookalike.workflow.by_score import numbers_of
 from lookalike.workflow.comparable import compare_identities
 from lookalike.workflow.run_inputs import Side, box_warnings, check_files
+from lookalike.workflow.weights import numbers_of
 
 log = logging.getLogger(__name__)
 
