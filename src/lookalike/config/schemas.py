@@ -280,10 +280,11 @@ class ScoringConfig:
     scoring: str = setting(
         "auto",
         "nearest: by rank among the targets' neighbours; density_ratio: like the targets and unlike the rest of the "
-        "pool; lda: like the mean of the targets; auto: what finds hidden targets again best",
+        "pool; lda: like the mean of the targets; auto: a blend of what finds hidden targets again",
     )
     components: str = setting(
-        "auto", "leading components of the pool that density_ratio and lda look at; auto: tries 16, 32, 64, 128 and 256"
+        "auto",
+        "leading components of the pool that density_ratio and lda look at; auto: blends 16, 32, 64, 128 and 256",
     )
     topn: int = setting(5, "neighbours per target that set the budget where none is given")
     knn_metric: str = setting("cosine", "of distances and ranks: euclidean, cosine or manhattan")

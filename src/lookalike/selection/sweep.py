@@ -24,6 +24,7 @@ from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import Side, pick_vectors
 from lookalike.progress import progress
 from lookalike.selection.arithmetic import arithmetic_of, project
+from lookalike.selection.choice import shared
 from lookalike.selection.coverage import Same, cover
 from lookalike.selection.filters import Outcome, code
 from lookalike.selection.given import vectors_of
@@ -180,7 +181,7 @@ class _Found:
         """What is known of every option, best first."""
         within = share * len(self.hidden.sample.ranked)
         figures = [self.hidden.figures(option, ranks, within) for option, ranks in self.ranks.items()]
-        return tuple(sorted(figures, key=lambda one: one.log_rank))
+        return shared(figures)
 
 
 class _Sweep:
