@@ -31,7 +31,7 @@ from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics
 from lookalike.encoders.naflex import turned, unpack
 from lookalike.encoders.pooling import pool, pooling_name
 from lookalike.encoders.processor import read_preprocessing, with_side
-from lookalike.encoders.snapshot import check_family, not_loaded, quiet_transformers, read_config
+from lookalike.encoders.snapshot import check_family, not_loaded, quiet_transformers, read_config_json
 from lookalike.encoders.towers import TOWERS, Tower
 from lookalike.encoders.vectors import Finish, Forward
 from lookalike.errors import ConfigError, EncoderError
@@ -60,7 +60,7 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
         When the model does not take a setting that others of its family do.
     """
     with quiet_transformers():
-        content = read_config(request.model_path)
+        content = read_config_json(request.model_path)
         check_family(family_name, content, request.model_path)
         if request.trust_remote_code:
             from lookalike.encoders.remote import load_with_code
@@ -73,10 +73,11 @@ def _load(content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
     import torch
     import transformers
 
+    from lookalike.encoders.attention import without_copies
     from lookalike.encoders.graph import GraphedForward
 
     tower = TOWERS[str(content.get("model_type") or "radio")]
-    config = _vision_config(_read_config(content, request.model_path))
+    config = _vision_config(read_config(request.model_path, content))
     device = choose_device(request.device)
     read = read_preprocessing(request.model_path, always_resizes=tower.family == "C-RADIO")
     preprocessing = with_side(read, request.image_size) if request.image_size else read
@@ -85,6 +86,7 @@ def _load(content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
     module = read_weights(getattr(transformers, tower.vision_class), config, request.model_path)
     # The digest is that of the weights as they are in the file, whatever they are computed in.
     digest = weights_digest(module.state_dict())
+    without_copies(module)
     layer = _end_after(module, tower, request.layer)
     resizes = preprocessing.shape != read.shape
     _fix_positions(module, tower, preprocessing, resizes)
@@ -240,8 +242,8 @@ def _with_conditioner(module: Any, preprocessing: Preprocessing) -> Preprocessin
     return replace(preprocessing, mean=tuple(mean), std=tuple(std))
 
 
-def _read_config(content: dict[str, Any], model_path: str) -> Any:
-    """The model's configuration as transformers' object."""
+def read_config(model_path: str, content: dict[str, Any]) -> Any:
+    """The model's configuration as transformers' object; `content` is its config.json."""
     from transformers import AutoConfig
 
     if not content.get("model_type"):

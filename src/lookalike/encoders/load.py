@@ -14,7 +14,8 @@ from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders import tao
 from lookalike.encoders.base import Encoder, LoadRequest, choose_device
 from lookalike.encoders.families import AUTO, FAMILIES, canonical_model
-from lookalike.encoders.snapshot import check_family, choose_family, read_config
+from lookalike.encoders.fetch import check_files
+from lookalike.encoders.snapshot import check_family, choose_family, read_config_json
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -36,17 +37,22 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
         When a snapshot folder is of another family, or with ``auto`` of none that is known.
     """
     name = canonical_model(settings.model)
-    named = name == "timm" or bool(settings.architecture)
-    if name == "TAO" or (not named and tao.is_checkpoint(settings.model_path)):
-        tao.check(name, settings.model_path, settings.model_config_path)
+    check_files(Path(settings.model_path))
+    if name == AUTO and not tao.is_checkpoint(settings.model_path):
+        name = choose_family(settings.model_path)
+    elif name == AUTO:
         name = "TAO"
-    family = FAMILIES[choose_family(settings.model_path) if name == AUTO else name]
+    family = FAMILIES[name]
     if settings.architecture and not family.architectures:
-        takers = " or ".join(f"model={other.name}" for other in FAMILIES.values() if other.architectures)
+        takers = " or ".join(f"model={name}" for name, other in FAMILIES.items() if other.architectures)
         raise ConfigError(f"architecture is for {takers}, and model={family.name} was given", hint="leave it out")
+    named = family.name == "timm" or bool(settings.architecture)
+    if family.name == "TAO" or (not named and tao.is_checkpoint(settings.model_path)):
+        tao.check(family.name, settings.model_path, settings.model_config_path)
+        family = FAMILIES["TAO"]
     family.check(settings)
     if family.package in _CONFIGURED and (Path(settings.model_path) / "config.json").is_file():
-        check_family(family.name, read_config(settings.model_path), settings.model_path)
+        check_family(family.name, read_config_json(settings.model_path), settings.model_path)
     return family.name
 
 
