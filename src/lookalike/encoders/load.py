@@ -39,7 +39,8 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
     family = FAMILIES[choose_family(settings.model_path) if name == AUTO else name]
     family.check(settings)
     path = Path(settings.model_path)
-    if family.package in _CONFIGURED and (path / "config.json").is_file():
+    config = os.path.join(settings.model_path, "config.json")  # noqa: PTH118 - a Path may raise
+    if family.package in _CONFIGURED and os.path.isfile(config):  # noqa: PTH113
         check_family(family.name, read_config_json(settings.model_path), settings.model_path)
     if family.name == "timm":
         return family.name
