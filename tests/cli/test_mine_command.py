@@ -77,7 +77,7 @@ def test_the_log_of_the_run_has_its_lines_whatever_is_shown(run_command, board, 
     )
     assert done.returncode == 0, done.stderr
     log = RunFolder(Path(done.last_line)).log.read_text()
-    for line in ("INFO lookalike.workflow.run: embedding the pool", "WARNING lookalike.workflow.run: "):
+    for line in ("INFO lookalike.workflow.run_steps: embedding the pool", "WARNING lookalike.workflow.run: "):
         assert line in log
         assert (line.split(": ")[0] in done.stderr) == (level == "INFO")
 

@@ -137,7 +137,7 @@ def test_one_image_on_each_side(place, capfd):
     settings = RunConfig("one.txt", "one.txt", run_dir="run", filter_by_label="True", cache_dir="off", **NEAREST)
     assert run_state.read_settings(run.folder) == settings
     # The file has every line, the application (here: none that set up logging) only what it would have had.
-    assert "INFO lookalike.workflow.run: embedding the pool: 1 images" in run.folder.log.read_text()
+    assert "INFO lookalike.workflow.run_steps: embedding the pool: 1 images" in run.folder.log.read_text()
     assert "embedding the pool" not in capfd.readouterr().err
 
 
@@ -442,7 +442,7 @@ def test_a_run_that_is_stopped_right_after_its_beginning_goes_on(place, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lookalike.workflow.run._written", stop)
+        patch.setattr("lookalike.workflow.run.write_inputs", stop)
         with pytest.raises(KeyboardInterrupt):
             mine(run_dir="stopped")
     caplog.clear()

@@ -73,6 +73,7 @@ def _load(content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
     import torch
     import transformers
 
+    from lookalike.encoders.attention import without_copies
     from lookalike.encoders.graph import GraphedForward
 
     tower = TOWERS[str(content.get("model_type") or "radio")]
@@ -86,6 +87,7 @@ def _load(content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
     module = read_weights(_class(tower.vision_class), config, request.model_path)
     # The digest is that of the weights as they are in the file, whatever they are computed in.
     digest = weights_digest(module.state_dict())
+    without_copies(module)
     layer = _end_after(module, tower, request.layer)
     _fix_positions(module, tower, preprocessing, resizes)
     if tower.family == "C-RADIO":
