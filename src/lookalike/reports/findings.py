@@ -22,7 +22,10 @@ _FILTER_WARNING = "filter_by_label is on"
 _IDENTITY_WARNING = "no encoder identity"
 _OVERLAP_WARNING = "targets are in the pool, too"
 _SHORT_WARNING = "images are kept of a budget of"
-_EMPTY_WARNINGS = ("every row of the pool is excluded", "no target has a neighbour in the pool that may be kept")
+_EMPTY_WARNINGS = (
+    *("every row of the pool is excluded", "every row of the pool is barred"),
+    "no target has a neighbour in the pool that may be kept",
+)
 
 
 @dataclass(frozen=True)
