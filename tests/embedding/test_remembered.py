@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from benchmarks.encoder_models import MODELS
 from PIL import Image
 
 from lookalike import embed_images
@@ -42,11 +43,11 @@ def embed(tmp_path, model, monkeypatch):
     load = remembered.load_model
     monkeypatch.setattr(remembered, "load_model", lambda *given: (loads.append(given), load(*given))[1])
 
-    def run(**settings):
+    def run(family="CLIP", **settings):
         loads.clear()
         table = pa.table({"filepath": sorted(map(str, (tmp_path / "pool").iterdir()))})
         settings = {"cache_dir": str(tmp_path / "cache"), "device": "cpu", **settings}
-        path = embed_images(table, tmp_path / "out.parquet", "CLIP", str(model), **settings).path
+        path = embed_images(table, tmp_path / "out.parquet", family, str(model), **settings).path
         return len(loads), np.stack(pq.read_table(path).column("embedding").to_numpy())
 
     return run
@@ -107,6 +108,19 @@ def test_a_name_of_the_hub_is_remembered_with_its_snapshot(model, tmp_path):
     third, others = loaded()
     assert third, "the name stands for another snapshot"
     assert others != vectors
+
+
+@pytest.mark.parametrize("name", ["SigLIP2: NaFlex", "DINOv3"])
+def test_a_model_with_a_preprocessing_of_its_own_is_remembered(name, embed, model, tmp_path):
+    """Patches of a variable grid, and a resize of numbers: what is remembered of them is whole."""
+    shutil.rmtree(model)
+    MODELS[name](model, True)
+    loads, vectors = embed(family="auto")
+    again, same = embed(family="auto")
+    assert (loads, again) == (1, 0)
+    np.testing.assert_array_equal(same, vectors)
+    picture(tmp_path / "pool" / "new.png", 99)
+    assert len(embed(family="auto")[1]) == 13
 
 
 def test_other_weights_in_the_same_folder_are_loaded(embed, model, tmp_path):

@@ -54,7 +54,10 @@ _ASKED = (
     "trust_remote_code", "precision", "runtime", "decoder", "exif", "bit_depth",
 )  # fmt: skip
 #: What decides, beside the weights, how a model computes and what it calls itself.
-_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "safetensors", "huggingface-hub", "openvino")
+_LIBRARIES = (
+    "torch", "torchvision", "timm", "transformers", "safetensors", "huggingface-hub", "openvino", "open_clip_torch",
+    "onnxruntime",
+)  # fmt: skip
 #: A folder with more files than this is not only a model.
 _MOST_FILES = 1000
 #: A file younger than this may change once more within the clock tick of its times (2 s on FAT).
@@ -181,9 +184,10 @@ def _is_cached(paths: Sequence[str], identity: EncoderIdentity, settings: ImageE
 
 
 def _place(settings: ImageEmbeddingsConfig) -> Path | None:
-    """The file of this way to ask for a model; None without a cache."""
+    """The file of this way to ask for a model; None without a cache, and for one that runs code of its own."""
     folder = cache_folder_of(settings)
-    if folder is None:
+    # What foreign code does, nobody knows; and a training spec is no file of the model that would be looked at.
+    if folder is None or settings.trust_remote_code or settings.model_config_path:
         return None
     asked = {name: getattr(settings, name) for name in _ASKED}
     # Relative paths are part of the identity as they are, and stand for something else elsewhere.
@@ -201,7 +205,8 @@ def _model_files(settings: ImageEmbeddingsConfig) -> Path | None:
     """
     if _is_local(settings):
         return Path(settings.model_path)
-    if FAMILIES[canonical_model(settings.model)].package != "transformers":
+    family = FAMILIES.get(canonical_model(settings.model))
+    if family is None or family.package != "transformers":
         return None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lookalike.reports.diagnosis_text import diagnosis_findings
 from lookalike.reports.facts import (
     HUB_SHARE,
     HUB_TARGETS,
@@ -26,6 +27,10 @@ _EMPTY_WARNINGS = (
     *("every row of the pool is excluded", "every row of the pool is barred"),
     "no target has a neighbour in the pool that may be kept",
 )
+
+
+#: With room for so few entries of a list, lists that are found elsewhere are left out.
+_TIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ class Room:
         """Paths that a finding names."""
         return max(1, self.items // 3)
 
+    @property
+    def tight(self) -> bool:
+        """Whether only what must be there is."""
+        return self.items <= _TIGHT
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -83,7 +93,13 @@ _SET_ASIDE = "images were set aside"
 def find(facts: Facts, room: Room) -> Findings:
     """Find everything that needs a person's eye."""
     return Findings(
-        [*_result(facts), *_inputs(facts, room), *_served(facts, room), *_images(facts, room)],
+        [
+            *_result(facts),
+            *_inputs(facts, room),
+            *_served(facts, room),
+            *diagnosis_findings(facts, room),
+            *_images(facts, room),
+        ],
         [plain(warning, room.warning) for warning in facts.record.warnings if not _is_told(warning, facts)],
     )
 

@@ -206,6 +206,7 @@ def _chosen(record: RunRecord) -> str:
     why = {
         "density_ratio": "more like the targets than like the rest of the pool",
         "lda": "nearest to the mean of the targets",
+        "blend": "like the targets and unlike the rest of the pool, by several scores at once",
         "nearest": "best rank among the neighbours of any target",
     }.get(selection["scoring"], "best score")
     floor = setting(record.settings, "min_per_target")

@@ -12,6 +12,7 @@ import jinja2
 from lookalike.reports import markdown
 from lookalike.reports.actions import recommend
 from lookalike.reports.captions import plot_captions
+from lookalike.reports.diagnosis_text import diagnosis_block
 from lookalike.reports.facts import Facts, LabelFacts, Side, gather
 from lookalike.reports.findings import Room, dropped, find, headline, kept_share, why_noop
 from lookalike.reports.selection_text import held_out_table, selection_words, settings_words
@@ -114,6 +115,7 @@ def render(facts: Facts, room: Room) -> str:
         "selection": selection_words(facts, record.selection, prose=room.prose) if record.selection else "",
         "held_out": held_out_table(record.selection, room.items, prose=room.prose) if record.selection else "",
         "times": _times(record.seconds),
+        "diagnosis": diagnosis_block(facts, room),
         "labels": _labels(facts.labels[: room.labels], value),
         "labels_rest": _labels_rest(facts, room),
         "plots": plot_captions(facts.folder),

@@ -23,7 +23,7 @@ from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.resuming import Unfinished, keep_memory, settings_paths
 from lookalike.workflow.run_checks import check_room, check_settings, check_sides, load
 from lookalike.workflow.run_extras import Extras, check_extras, label_warning, open_extras
-from lookalike.workflow.run_inputs import Side, open_side, overlap_warning
+from lookalike.workflow.run_inputs import Side, box_warnings, open_side, overlap_warning
 from lookalike.workflow.run_state import (
     RunLock,
     RunLog,
@@ -93,6 +93,7 @@ def run(
     normalize: str = _Config.normalize,
     image_size: int = _Config.image_size,
     augment: str = _Config.augment,
+    crop: str | bool = _Config.crop,
     trust_remote_code: bool = _Config.trust_remote_code,
     precision: str = _Config.precision,
     runtime: str = _Config.runtime,
@@ -153,7 +154,7 @@ def run(
             # Before anything takes long, so that a run that is stopped from here on can be continued.
             write_settings(folder, config, state.cwd)
             state.write(folder)
-            notes = _notes(sides, config.self_match)
+            notes = _notes(sides, config)
             sides = write_inputs(sides, folder)
             return work(Job(folder, config, state, encoder, steps, notes, extras), sides)
 
@@ -167,6 +168,7 @@ def _configured(targets: Any, pool: Any, **settings: Any) -> RunConfig:
         config,
         out=str(config.out),
         components=str(config.components),
+        crop=str(config.crop),
         run_dir=str(config.run_dir),
         filter_by_label=str(config.filter_by_label),
         reuse=str(config.reuse),
@@ -202,7 +204,7 @@ def resume_run(folder: str | Path) -> RunResult:
             log.info("going on with the run that began at %s", state.created)
             steps = Steps()
             sides, encoder, extras = _prepare(config, (config.targets, config.pool), steps, Unfinished(place, state))
-            notes = _notes(sides, config.self_match)
+            notes = _notes(sides, config)
             sides = write_inputs(sides, place)
             return work(Job(place, config, state, encoder, steps, notes, extras), sides)
 
@@ -259,9 +261,9 @@ def _working(folder: RunFolder, run_log: RunLog, *, new: bool = False) -> Iterat
             raise
 
 
-def _notes(sides: tuple[Side, Side], self_match: str) -> list[str]:
+def _notes(sides: tuple[Side, Side], config: RunConfig) -> list[str]:
     """What the inputs alone change in the meaning of the result; said now, and again in the summary."""
-    notes = [*overlap_warning(*sides, self_match), *label_warning(*sides)]
+    notes = [*overlap_warning(*sides, config.self_match), *label_warning(*sides), *box_warnings(sides, config.crop)]
     for note in notes:
         log.warning(note)
     return notes

@@ -23,10 +23,19 @@ from lookalike.tables.embedding_copy import place_embedding_table
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, read_record, update_record
+from lookalike.workflow.diagnosis import diagnose
 from lookalike.workflow.mining import MiningResult, mine_with
 from lookalike.workflow.packaging import is_done, package_run
 from lookalike.workflow.pool_outcomes import Fates, write_pool_outcomes
-from lookalike.workflow.run_extras import Extras, bar, embed_avoided, excluded_record, last_yield, remember
+from lookalike.workflow.run_extras import (
+    Extras,
+    bar,
+    embed_avoided,
+    excluded_record,
+    last_iteration,
+    last_yield,
+    remember,
+)
 from lookalike.workflow.run_files import (
     Done,
     embedded_record,
@@ -133,9 +142,12 @@ def work(job: Job, sides: tuple[Side, Side]) -> RunResult:
     with steps.step("mine"):
         mined = mine_with(mining_settings(folder, config), [*notes, *bars.notes], last_yield=last_yield(history))
         _write_outcomes(folder, mined)
+    with steps.step("diagnose"):
+        diagnosis = diagnose(folder, mining_settings(folder, config), mined, last_iteration(config, history))
     write_specs(folder, config, *sides, job.state.cwd)
     excluded = excluded_record(folder, bars)
-    write_record(folder, Done(job.state.created, config, inputs, mined, steps.seconds, excluded, cwd=job.state.cwd))
+    done = Done(job.state.created, config, inputs, mined, steps.seconds, excluded, job.state.cwd, diagnosis)
+    write_record(folder, done)
     facts, plots, gallery = _draw(job)
     record, report = _report(job, facts, (*plots, *gallery), mined)
     forget_state(folder)
