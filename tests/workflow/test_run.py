@@ -152,6 +152,14 @@ def test_warnings_of_embedding_reach_summary_record_and_log(place):
     assert check_run(run.folder.path) == []
 
 
+def test_one_image_that_is_its_own_target(place):
+    Path("one.txt").write_text(str(place / "images" / "targets_1.png"))
+    run = lookalike.run("one.txt", "one.txt", run_dir="run", cache_dir="off")
+    assert (run.counts.targets, run.counts.unique) == (1, 0)
+    assert "**The mined table is empty**: the only pool image was left out" in run.report.read_text(encoding="utf-8")
+    assert check_run(run.folder.path) == []
+
+
 # Ready embedding tables
 
 

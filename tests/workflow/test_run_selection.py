@@ -288,7 +288,9 @@ def test_a_pool_that_is_excluded_as_a_whole(place):
     assert done.counts.unique == 0
     assert any("every row of the pool is" in warning for warning in done.warnings)
     assert errors(done.folder) == []
-    assert done.report.is_file()
+    report = done.report.read_text(encoding="utf-8")
+    assert "were left out before the search" in report
+    assert "every row of the pool is" not in report, "told twice"
 
 
 def test_a_target_in_the_pool_is_left_out_and_that_is_said(place):

@@ -154,7 +154,7 @@ def _show(result: RunResult, *, now: bool = True) -> None:
     record, counts = result.record, result.counts
     for name, side in (("Targets", record.targets), ("Pool", record.pool)):
         print(f"{name + ':':<10} {_side(side, now=now)}")
-    print(f"Mined:     {counts.unique} images, {how_chosen(record)}")
+    print(f"Mined:     {counts.unique} images" + (f", {how_chosen(record)}" if counts.unique else ""))
     if result.warnings:
         print(f"Warnings:  {len(result.warnings)}, in {result.folder.summary}")
     print(f"Report:    {result.report}")

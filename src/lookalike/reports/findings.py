@@ -23,7 +23,10 @@ _FILTER_WARNING = "filter_by_label is on"
 _IDENTITY_WARNING = "no encoder identity"
 _OVERLAP_WARNING = "targets are in the pool, too"
 _SHORT_WARNING = "images are kept of a budget of"
-_EMPTY_WARNINGS = ("every row of the pool is excluded", "no target has a neighbour in the pool that may be kept")
+_EMPTY_WARNINGS = (
+    *("every row of the pool is excluded", "every row of the pool is barred"),
+    "no target has a neighbour in the pool that may be kept",
+)
 
 
 #: With room for so few entries of a list, lists that are found elsewhere are left out.
