@@ -177,6 +177,10 @@ class Workplace:
         # What a failed run finished stays for the next one; a folder without a finished shard is of no use.
         if kind is None or not self._markers():
             shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            log.info(
+                "%s: %s are finished and stay; the same command goes on from there", self._output, self._progress()
+            )
         self._lock.release()
 
     def discard(self) -> None:
@@ -241,9 +245,13 @@ class Workplace:
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(mine), encoding="utf-8")
             return
-        left, total = sum(map(len, self.pending())), len(self._filepaths)
-        if left < total:
-            log.info("%s: going on with an unfinished run, %d of %d images are done", self._output, total - left, total)
+        if self._markers():
+            log.info("%s: going on with an unfinished run, %s are finished", self._output, self._progress())
+
+    def _progress(self) -> str:
+        """How many images are finished, for messages."""
+        total = len(self._filepaths)
+        return f"{total - sum(map(len, self.pending()))} of {total} images"
 
     def _is_finished(self, span: range) -> bool:
         """Whether a shard of this span is there and its files are as they were."""
