@@ -179,9 +179,9 @@ class Workplace:
         if kind is None or not self._markers():
             shutil.rmtree(self._folder, ignore_errors=True)
         else:
-            log.info(
-                "%s: %s are finished and stay; the same command goes on from there", self._output, self._progress()
-            )
+            done = sum(len(span) for span in self.spans if self._file(span, "json").exists())
+            text = "%s: %d of %d images are finished and stay; the same command goes on from there"
+            log.info(text, self._output, done, len(self._filepaths))
         self._lock.release()
 
     def discard(self) -> None:
@@ -247,12 +247,9 @@ class Workplace:
                 temporary.write_text(json.dumps(mine), encoding="utf-8")
             return
         if self._markers():
-            log.info("%s: going on with an unfinished run, %s are finished", self._output, self._progress())
-
-    def _progress(self) -> str:
-        """How many images are finished, for messages."""
-        total = len(self._filepaths)
-        return f"{total - sum(map(len, self.pending()))} of {total} images"
+            total = len(self._filepaths)
+            done = total - sum(map(len, self.pending()))
+            log.info("%s: going on with an unfinished run, %d of %d images are finished", self._output, done, total)
 
     def _is_finished(self, span: range) -> bool:
         """Whether a shard of this span is there and its files are as they were."""
