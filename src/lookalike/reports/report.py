@@ -30,6 +30,7 @@ _ROOMS = (
     Room(25, 6, 200, 120, prose=False),
     Room(18, 5, 160, 100, prose=False),
     Room(12, 5, 140, 80, prose=False),
+    Room(12, 2, 140, 80, prose=False),
     Room(8, 4, 120, 60, prose=False),
     Room(5, 3, 100, 40, prose=False),
     Room(3, 2, 60, 24, prose=False),
