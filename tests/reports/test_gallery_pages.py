@@ -112,7 +112,7 @@ def test_a_run_without_anything_mined_says_so(tmp_path):
     write_gallery(run)
     html = run.gallery.read_text(encoding="utf-8")
     assert "No pool image was kept for your 4 targets" in html
-    assert '<div class="look"><dt>No row of their own</dt><dd>4</dd>' in html
+    assert '<div class="look"><dt>No image of their own</dt><dd>4</dd>' in html
 
 
 def test_targets_for_which_nothing_was_found_are_there(tmp_path):

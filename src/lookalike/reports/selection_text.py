@@ -88,9 +88,10 @@ def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool) -> 
     claim = "Every target has a claim on its own nearest candidates first, then the best scores fill the budget"
     if not facts.setting("min_per_target"):
         claim = "The best scores fill the budget"
+    near = " or a near-duplicate of one" if facts.setting("dedup_threshold") >= 0 else ""
     sentences += [
         f"{claim}: {facts.mined} of {selection['budget']} images.",
-        f"Served, by a mined image among its own candidates: {selection['served']} of "
+        f"Served, by a mined image among its own candidates{near}: {selection['served']} of "
         f"{markdown.count(selection['targets'], 'target')}.",
     ]
     if prose:

@@ -117,6 +117,7 @@ class Done:
     seconds: Mapping[str, float]
     excluded: dict[str, Any] | None = None
     cwd: str = ""
+    diagnosis: dict[str, Any] | None = None
 
 
 def write_record(folder: RunFolder, done: Done) -> RunRecord:
@@ -143,6 +144,7 @@ def write_record(folder: RunFolder, done: Done) -> RunRecord:
         cwd=done.cwd,
         excluded=done.excluded,
         selection=None if done.mined.scored is None else selection_record(done.mined.scored),
+        diagnosis=done.diagnosis,
     )
     record.write(folder)
     return record

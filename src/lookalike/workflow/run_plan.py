@@ -25,6 +25,7 @@ from lookalike.workflow.run_checks import check_room, check_settings, check_side
 from lookalike.workflow.run_extras import check_extras, open_extras
 from lookalike.workflow.run_inputs import Side, open_side
 from lookalike.workflow.run_state import check_folder, planned_folder
+from lookalike.workflow.yield_ladder import Forecast, forecast
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class RunPlan:
         How long embedding may take, and what that is made from.
     folder:
         Where the run folder would be.
+    forecast:
+        What would be mined, for a ladder of settings.
     """
 
     sides: tuple[Side, Side]
@@ -71,6 +74,7 @@ class RunPlan:
     cached: dict[str, int]
     estimate: str
     folder: Path
+    forecast: Forecast
 
 
 def plan_run(config: RunConfig) -> RunPlan:
@@ -93,8 +97,9 @@ def plan_run(config: RunConfig) -> RunPlan:
         check_room(folder, config, sides, None, extras.avoid)
         words = "none: both sides come with their vectors"
         return RunPlan(
-            sides, words, (), CacheState.OFF, {}, "nothing is to be embedded; the search comes at once", folder
-        )
+            sides, words, (), CacheState.OFF, {}, "nothing is to be embedded; the search comes at once", folder,
+            forecast(config, sides, extras),
+        )  # fmt: skip
     started = time.perf_counter()
     encoder = load(config, sides, remember=False)
     loading = time.perf_counter() - started
@@ -106,6 +111,7 @@ def plan_run(config: RunConfig) -> RunPlan:
     cached = {side.name: _count_cached(side, config, encoder) for side in images if _is_known_by_path(side, config)}
     cache = _cache_state(config, encoder)
     left = sum(side.rows - cached.get(side.name, 0) for side in images)
+    known = cache_folder_of(config.embedding("", "")) if len(cached) == len(images) else None
     return RunPlan(
         sides,
         f"{config.model} {config.model_path}: {model.architecture}, {model.dimension} dimensions",
@@ -122,6 +128,7 @@ def plan_run(config: RunConfig) -> RunPlan:
             exact=cache is not CacheState.USED and not config.reuse,
         ),
         folder,
+        forecast(config, sides, extras, encoder.identity, known),
     )
 
 
