@@ -103,10 +103,10 @@ def run(arguments: argparse.Namespace) -> None:
             failed = True
             rows.append({"model": model, "error": f"{type(error).__name__}: {error}"})
         print(rows[-1], flush=True)
-    result = {"device": _device_name(arguments.device), "images": len(files), "batch": _BATCH, "rows": rows}
+        result = {"device": _device_name(arguments.device), "images": len(files), "batch": _BATCH, "rows": rows}
+        if not arguments.tiny:  # after each family, so that a run that is stopped keeps what it has
+            save(f"encoders-{arguments.device.partition(':')[0]}", result)
     print(tables(result))
-    if not arguments.tiny:
-        save(f"encoders-{arguments.device.partition(':')[0]}", result)
     if failed:
         raise SystemExit(1)
 

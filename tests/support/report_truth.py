@@ -86,6 +86,28 @@ class Truth:
         self.random = round(float(np.median(cdist(*vectors, metric))), 12) if whole else _said(text)
         self.far = int((self.nearest >= 0.8 * self.random).sum()) if self.random else 0
 
+        self.diagnosis = self.record.get("diagnosis") or {}
+        if self.diagnosis:
+            self.regions = pd.read_parquet(folder.target_outcomes).region.value_counts().to_dict()
+            self._check_near(vectors[1], metric)
+
+    def _check_near(self, pool, metric):
+        """How near is near, and which targets have nothing near, by brute force."""
+        near = self.diagnosis["near"]
+        if not near or near["sample"] < len(pool):
+            return
+        distances = np.nan_to_num(cdist(pool, pool, metric), nan=1.0)  # a zero vector has distance 1 to everything
+        np.fill_diagonal(distances, np.inf)
+        nearest = distances.min(axis=1)
+        assert abs(near["limit"] - np.quantile(nearest, near["quantile"])) < 1e-6
+        if not self.rules:
+            has = (self.nearest <= near["limit"]).sum()
+            assert self.regions.get("nothing_near", 0) == len(self.targets) - has
+
+    def of_region(self, region):
+        """Targets of a region."""
+        return int(self.regions.get(region, 0)) if self.diagnosis else 0
+
     @property
     def found_itself(self):
         """Pairs of a target with its own path."""
@@ -161,6 +183,12 @@ def _check_verdict(body, truth):
         truth.far, r"for (\d+) targets? the nearest .*? is no nearer than 0\.8 times .*? \(([\d.e-]+)\).*", truth.far,
         digits(truth.random),
     )  # fmt: skip
+    lacking, used = truth.of_region("nothing_near"), truth.of_region("exhausted")
+    limit = [digits(truth.diagnosis["near"]["limit"])] if lacking else []
+    words.take_if(
+        lacking, r"\*\*The pool lacks what (\d+) targets? shows?\*\*: nothing within ([\d.e-]+), .*", lacking, *limit
+    )
+    words.take_if(used, r"\*\*(\d+) targets? (?:is|are) in an exhausted region\*\*.*", used)
     itself = truth.found_itself.target_row.nunique()
     words.take_if(itself, r"\*\*(\d+) targets? found in the pool\*\*", itself)
     words.take_if(itself and themselves, r"; (\d+) of them mined as their own neighbour", themselves)
@@ -175,8 +203,8 @@ def _check_verdict(body, truth):
     if missing:
         words.take(re.escape(missing[0]))
     _check_supply(words, truth, r"\*\*The pool is nearly exhausted\*\*.*?: ")
-    words.left = re.sub(r"^- (?:Warning of the run|\*\*The mined table is empty\*\*|\*\*\d+ hub).*$", "", words.left,
-                        flags=re.MULTILINE)  # fmt: skip
+    others = r"^- (?:Warning of the run|\*\*The mined table is empty\*\*|\*\*\d+ hub|.* iteration \d).*$"
+    words.left = re.sub(others, "", words.left, flags=re.MULTILINE)
     words.left = words.left.replace("**All distances are 0**", "")
     words.left = re.sub(r"^- … and \d+ more.*$", "", words.left, flags=re.MULTILINE)
     words.end()
@@ -240,6 +268,11 @@ def _check_run(body, truth):
         scores = truth.kept.score
         found = re.search(r"least ([\d.e+-]+), median ([\d.e+-]+), largest ([\d.e+-]+?)\.(?:\s|$)", body)
         assert found.groups() == tuple(digits(one) for one in (scores.min(), scores.median(), scores.max()))
+    near = re.search(r"Near is within ([\d.e-]+), .*?: (\d+) targets? ha(?:s|ve) nothing near, (\d+) mostly", body)
+    assert bool(near) == bool(truth.diagnosis and truth.diagnosis["near"])
+    if near:
+        regions = [str(truth.of_region(region)) for region in ("nothing_near", "exhausted")]
+        assert list(near.groups()) == [digits(truth.diagnosis["near"]["limit"]), *regions]
     dropped = outcomes.get("label_mismatch", 0)
     filtered = re.search(r"it dropped (\d+) pairs? whose labels differ", body)
     assert not filtered or int(filtered[1]) == dropped > 0

@@ -149,7 +149,7 @@ def _served(facts: Facts, room: Room) -> Iterator[str]:
         whose = "its" if facts.nothing == 1 else "their"
         yield (
             f"**{count(facts.nothing, 'target')} left with nothing**: none of {whose} neighbours was kept, or is a "
-            "duplicate or near-duplicate of one that was kept for another target"
+            "duplicate or near-duplicate of a kept image"
             f"{_such_as(facts.first_nothing, facts.nothing, room)}."
         )
     if is_exhausted(facts) and facts.mined:

@@ -105,10 +105,9 @@ def load(folder: RunFolder) -> GalleryData:
     table = targets.read(("filepath", "label"))
     paths = table.column("filepath").to_pylist()
     labels = table.column("label").to_pylist() if "label" in table.column_names else [None] * len(paths)
+    # A selection by score has the best score first, and images beyond a target's neighbours have no rank.
+    pairs = pairs.sort_by([(name, "ascending") for name in ("target_row", "distance", "rank")])
     rows = pairs.column("target_row").to_numpy()
-    if len(rows) and (np.diff(rows) < 0).any():
-        pairs = pairs.sort_by([("target_row", "ascending"), ("rank", "ascending")])
-        rows = pairs.column("target_row").to_numpy()
     last = pc.max(every.column("target_row")).as_py() if len(every) else -1
     if last >= len(paths):
         raise TableError(

@@ -30,6 +30,7 @@ _ROOMS = (
     Room(25, 6, 200, 120, prose=False),
     Room(18, 5, 160, 100, prose=False),
     Room(12, 5, 140, 80, prose=False),
+    Room(12, 2, 140, 80, prose=False),
     Room(8, 4, 120, 60, prose=False),
     Room(5, 3, 100, 40, prose=False),
     Room(3, 2, 60, 24, prose=False),
@@ -112,7 +113,9 @@ def render(facts: Facts, room: Room) -> str:
         "outcomes": dropped(facts),
         "noop": _noop(facts),
         "certificate": _certificate(facts),
-        "selection": selection_words(facts, record.selection, prose=room.prose) if record.selection else "",
+        "selection": selection_words(facts, record.selection, prose=room.prose, tight=room.tight)
+        if record.selection
+        else "",
         "held_out": held_out_table(record.selection, room.items, prose=room.prose) if record.selection else "",
         "times": _times(record.seconds),
         "diagnosis": diagnosis_block(facts, room),
@@ -124,6 +127,7 @@ def render(facts: Facts, room: Room) -> str:
         "encoding": _encoding(facts),
         "actions": recommend(facts, room),
         "prose": room.prose,
+        "tight": room.tight,
         "metric_words": _METRICS.get(facts.metric, ""),
     }
     return re.sub(r"\n{3,}", "\n\n", _template().render(context)).rstrip() + "\n"
@@ -286,7 +290,8 @@ def _labels_rest(facts: Facts, room: Room) -> str:
         return f"All {len(rows)} target labels are shown, those with most targets first."
     bare = sorted((row for row in rest if row.nothing), key=lambda row: (-row.nothing, row.label))
     text = (
-        f"Shown: the {room.labels} labels with most targets. The other {markdown.count(len(rest), 'label')} have "
+        f"Shown: the {markdown.count(room.labels, 'label')} with most targets. "
+        f"The other {markdown.count(len(rest), 'label')} have "
         f"{markdown.count(sum(row.targets for row in rest), 'target')} and {sum(row.mined for row in rest)} mined; "
         f"{sum(row.without_own for row in rest)} of them have no own row, {sum(row.nothing for row in rest)} nothing."
     )

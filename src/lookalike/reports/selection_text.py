@@ -68,7 +68,7 @@ def _filter_settings(facts: Facts) -> dict[str, str]:
     return shown
 
 
-def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool) -> str:
+def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool, tight: bool) -> str:
     """What chose the images, in a few sentences.
 
     Parameters
@@ -79,11 +79,13 @@ def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool) -> 
         `RunRecord.selection`.
     prose:
         Whether what is the same in every such run is explained.
+    tight:
+        Whether not even what a score is has room.
     """
     scoring, components = selection["scoring"], selection["components"]
     name = f"`{scoring}`" + (f" with {components} components" if components else "")
     sentences = [f"Images were selected by score: {name}, {markdown.plain(selection['reason'], 300)}."]
-    if prose:
+    if not tight:
         sentences.append(_WORDS.get(scoring, ""))
     claim = "Every target has a claim on its own nearest candidates first, then the best scores fill the budget"
     if not facts.setting("min_per_target"):
