@@ -70,11 +70,17 @@ def test_the_table_as_json(call):
 
 
 def test_a_family_whose_package_is_missing_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(encoders, "installed_version", lambda package: None if package == "timm" else "1")
+    monkeypatch.setattr(encoders, "_version", lambda package: None if package == "timm" else "1")
     rows = {row.model: row for row in encoders.overview().families}
     assert not rows["timm"].is_installed
     assert rows["timm"].installed == "no: pip install timm"
     assert rows["SigLIP"].is_installed
+
+
+def test_a_package_is_known_by_the_name_that_is_imported():
+    """OpenCLIP is `open_clip_torch` on PyPI, and `open_clip` in Python; Pillow is `PIL`."""
+    assert encoders._version("PIL") == encoders._version("pillow") is not None
+    assert encoders._version("no_such_package_at_all") is None
 
 
 def test_without_a_gpu_the_smaller_model_is_named():

@@ -117,7 +117,7 @@ def _show(found: Overview) -> None:
         models.add_row(model.path, model.family, str(model.dimension or ""), size, model.licence, place)
     console = Console()
     for title, table in (("Families", families), ("Models to begin with", models)):
-        console.print(f"[bold]{title}", table, sep="\n", end="\n\n")
+        console.print(f"[bold]{title}", table, "", sep="\n")
     console.print("[bold]For inspection images (AOI)")
     for number, line in enumerate(found.advice, 1):
         console.print(f"{number}. {_escaped(line.what)}\n   {_escaped(line.why)}")

@@ -53,6 +53,7 @@ _ALL = (
     KnownModel("SigLIP2", "google/siglip2-base-patch16-224", 768, 93, "Apache-2.0"),
     KnownModel("CLIP", "openai/clip-vit-base-patch32", 512, 88, "MIT"),
     KnownModel("CLIP", "openai/clip-vit-large-patch14", 768, 304, "MIT"),
+    KnownModel("OpenCLIP", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", 512, 88, "MIT"),
     KnownModel("C-RADIO", "nvidia/C-RADIOv3-B", 0, 0, _NVIDIA),
     KnownModel("C-RADIO", "nvidia/C-RADIOv3-H", 0, 0, _NVIDIA),
     KnownModel("timm", "tf_efficientnet_lite0.in1k", 1280, 3.4, ""),

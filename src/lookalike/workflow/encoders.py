@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,7 +147,7 @@ def _described(encoder: Encoder, family: Family, settings: ImageEmbeddingsConfig
 
 
 def _family(family: Family) -> FamilyRow:
-    version = installed_version(family.package)
+    version = _version(family.package)
     installed = f"{family.package} {version}"
     if version is None:
         installed = (
@@ -154,6 +156,15 @@ def _family(family: Family) -> FamilyRow:
     return FamilyRow(
         family.name, family.what, family.needs, installed, version is not None, tuple(_settings(family)), family.texts
     )
+
+
+def _version(package: str) -> str | None:
+    """The version of a package, by its name on PyPI or by the name that is imported; None where it is not there."""
+    version = installed_version(package)
+    if version is None and importlib.util.find_spec(package) is not None:
+        distributions = importlib.metadata.packages_distributions().get(package, [])
+        version = next(filter(None, map(installed_version, distributions)), None)
+    return version
 
 
 def _settings(family: Family) -> Iterator[str]:
