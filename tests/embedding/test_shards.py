@@ -260,8 +260,9 @@ class Failing(CountedEncoder):
         return super().start(pixels)
 
 
-def test_on_error_may_change_while_a_run_is_unfinished(table, undisturbed, tmp_path, monkeypatch):
+def test_on_error_may_change_while_a_run_is_unfinished(table, undisturbed, tmp_path, monkeypatch, caplog):
     """What is finished is kept, and its bad images count: rows 5 and 9 are bad."""
+    caplog.set_level("INFO")
     monkeypatch.setattr(images_module, "check_model", lambda *arguments: "test")
     monkeypatch.setattr(images_module, "open_encoder", lambda *arguments: Failing(tmp_path / "log", 0.0))
 
@@ -276,6 +277,7 @@ def test_on_error_may_change_while_a_run_is_unfinished(table, undisturbed, tmp_p
         again("quarantine", 5)
     done = committed(tmp_path / "out.parquet")
     assert {5, 9} <= done
+    assert f"{len(done)} of {COUNT} images are finished and stay; the same command goes on from there" in caplog.text
     with pytest.raises(ImagesFailed, match=r"on_error=raise: .*/5\.png"):
         again("raise", 0)  # says so before an image is embedded
     length = (tmp_path / "log").stat().st_size

@@ -55,8 +55,8 @@ def test_a_snapshot_agrees_with_open_clip(kind, cells, tmp_path):
 
 
 def test_a_pickled_snapshot_is_the_same_model(snapshot, cells, tmp_path):
-    """`open_clip_pytorch_model.bin`: the same weights, so the same fingerprint."""
-    first, _ = embedded(cells[:2], tmp_path, "openclip", snapshot)
+    """`open_clip_pytorch_model.bin`: the same weights, so the same fingerprint; `auto` knows a snapshot of OpenCLIP."""
+    first, _ = embedded(cells[:2], tmp_path, "auto", snapshot)
     folder = tmp_path / "pickled"
     folder.mkdir()
     (folder / "open_clip_config.json").write_text((snapshot / "open_clip_config.json").read_text())

@@ -20,11 +20,11 @@ open_clip = pytest.importorskip("open_clip")
 
 #: What a script for TAO names, and the family that agrees with the training spec.
 NAMES = {
-    "TAO: SigLIP2": ("SigLIP", "CLIP", "TAO"),
+    "TAO: SigLIP2": ("SigLIP", "CLIP", "SigLIP2", "auto", "TAO"),
     "TAO: OpenCLIP": ("CLIP", "SigLIP", "OpenCLIP"),
-    "TAO: RADIO": ("SigLIP", "CLIP", "tao"),
-    "TAO: Visual ChangeNet, ViT": ("TAO",),
-    "TAO: Visual ChangeNet, C-RADIO": ("TAO",),
+    "TAO: RADIO": ("SigLIP", "C-RADIO", "tao"),
+    "TAO: Visual ChangeNet, ViT": ("DINOv2", "TAO"),
+    "TAO: Visual ChangeNet, C-RADIO": ("C-RADIO", "TAO"),
 }
 
 
@@ -287,6 +287,7 @@ def test_the_text_side_may_be_missing(edited, cells, tmp_path):
     ("kind", "model", "type_"),
     [
         ("TAO: SigLIP2", "OpenCLIP", models.SIGLIP),
+        ("TAO: RADIO", "DINOv2", models.RADIO),
         ("TAO: OpenCLIP", "TIMM", None),
         ("TAO: Visual ChangeNet, ViT", "CLIP", "vit_large_patch14_dinov2_swiglu"),
     ],

@@ -58,8 +58,8 @@ def test_the_held_out_figures_tell_good_options_from_bad_ones():
 def test_shares_are_those_of_the_typical_ranks():
     target, source, _ = planted(dimension=140)
     tried = select_scored(target, source, ScoringConfig(splits=4)).choice.tried
-    weights = {"nearest": 0.0, "density_ratio": 1.0, "lda": 0.5}
-    parts = np.array([weights[one.option.scoring] / one.rank**3 for one in tried])
+    weights = {"nearest": 0.0, "density_ratio": 1.0, "lda": 24 / 60}
+    parts = np.array([weights[one.option.scoring] / one.rank ** (24**0.5 / 2) for one in tried])
     parts[parts < parts.max() / 10] = 0
     assert [one.share for one in tried] == pytest.approx(parts / parts.sum(), rel=1e-9)
     assert 2 < np.count_nonzero(parts) < len(parts)
@@ -69,7 +69,7 @@ def test_nearest_is_used_where_nothing_else_comes_near():
     near = HeldOut(Option("nearest", 0), np.log(2.0), 0.1, 1.0, 400)
     for rank, expected in ((9.0, [1.0, 0.0]), (3.0, [0.0, 1.0])):
         other = HeldOut(Option("density_ratio", 16), np.log(rank), 0.1, 1.0, 400)
-        assert [one.share for one in shared([other, near])] == expected
+        assert [one.share for one in shared([other, near], 36)] == expected
 
 
 def test_a_part_is_enough_where_there_is_very_much(monkeypatch):

@@ -108,6 +108,19 @@ def test_a_folder_of_parquet_and_numbers_as_ids(call, vectors, tmp_path):
     check("pool.parquet", vectors, map(str, range(7)))
 
 
+def test_files_of_unlike_columns_are_refused_or_cut_to_what_is_common(call, vectors, tmp_path):
+    (tmp_path / "parts").mkdir()
+    for number, extra in enumerate(("a", "b")):
+        ids = [f"{number}{row}" for row in range(7)]
+        table = pa.table({"filepath": ids, "embedding": vectors.tolist(), "label": ["x"] * 7, extra: ids})
+        pq.write_table(table, f"parts/{number}.parquet")
+    call("import", "parts", "--out", "pool.parquet", fails="cannot be read as one table")
+    assert not (tmp_path / "pool.parquet").exists()
+    call("export", "numpy", "parts", "--out", "arrays")
+    assert (tmp_path / "arrays" / "rows.csv").read_text().splitlines()[:2] == ['"filepath","label"', '"00","x"']
+    np.testing.assert_array_equal(np.load("arrays/embeddings.npy"), np.tile(vectors, (2, 1)))
+
+
 def packed(vector):
     """A NumPy array as FiftyOne puts it into JSON."""
     stream = io.BytesIO()
@@ -148,6 +161,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(call, vectors, tmp_path):
     (tmp_path / "short.txt").write_text("\n".join(PATHS[:3]))
     (tmp_path / "encoder.json").write_text(identity(dimension=4).to_json())
     pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), "none.parquet")
+    pq.write_table(pa.table({"id": ["a", None], "vector": [[1.0], [2.0]]}), "null.parquet")
     with_list = ("--paths", "list.txt")
     for words, message in (
         (("missing.npy", *with_list), "does not exist"),
@@ -158,6 +172,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(call, vectors, tmp_path):
         (("evil.npy", *with_list), "objects are not unpickled"),
         (("pickle.npz",), "cannot be read"),
         (("none.parquet",), "does not say which is its column of vectors"),
+        (("null.parquet",), "has 1 rows without a path or id"),
         (("list.txt",), "no kind of embeddings that is known here"),
         (("v.npy", *with_list, "--encoder", "encoder.json"), "of an encoder with 4"),
     ):

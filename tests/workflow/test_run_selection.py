@@ -55,7 +55,7 @@ def mined(folder):
 def test_a_run_selects_by_score_and_says_why(place):
     done = run(run_dir="run", topn=2)
     selection = json.loads((place / "run" / "run.json").read_text())["selection"]
-    assert selection["scoring"] in ("nearest", "density_ratio", "lda")
+    assert selection["scoring"] in ("blend", "density_ratio", "lda")
     assert {one["scoring"] for one in selection["tried"]} == {"nearest", "density_ratio", "lda"}
     assert selection["tried"] == sorted(selection["tried"], key=lambda one: one["log_rank"])
     assert errors(done.folder) == []

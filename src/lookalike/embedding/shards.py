@@ -178,6 +178,10 @@ class Workplace:
         # What a failed run finished stays for the next one; a folder without a finished shard is of no use.
         if kind is None or not self._markers():
             shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            done = sum(len(span) for span in self.spans if self._file(span, "json").exists())
+            text = "%s: %d of %d images are finished and stay; the same command goes on from there"
+            log.info(text, self._output, done, len(self._filepaths))
         self._lock.release()
 
     def discard(self) -> None:
@@ -242,9 +246,10 @@ class Workplace:
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(mine), encoding="utf-8")
             return
-        left, total = sum(map(len, self.pending())), len(self._filepaths)
-        if left < total:
-            log.info("%s: going on with an unfinished run, %d of %d images are done", self._output, total - left, total)
+        if self._markers():
+            total = len(self._filepaths)
+            done = total - sum(map(len, self.pending()))
+            log.info("%s: going on with an unfinished run, %d of %d images are finished", self._output, done, total)
 
     def _is_finished(self, span: range) -> bool:
         """Whether a shard of this span is there and its files are as they were."""

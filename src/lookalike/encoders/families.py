@@ -150,7 +150,7 @@ FAMILIES = {
             f"{_HERE}.timm",
             "any timm image model, and your own fine-tuned one",
             "a timm name, a snapshot folder, or a checkpoint file with architecture=NAME",
-            poolings=frozenset({"cls", "mean", "gem"}),
+            poolings=_TOKENS,
             layers=True,
             sizes=True,
             architectures=True,

@@ -51,7 +51,8 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
         tao.check(family.name, settings.model_path, settings.model_config_path)
         family = FAMILIES["TAO"]
     family.check(settings)
-    if family.package in _CONFIGURED and (Path(settings.model_path) / "config.json").is_file():
+    config = os.path.join(settings.model_path, "config.json")  # noqa: PTH118 - a Path may raise
+    if family.package in _CONFIGURED and os.path.isfile(config):  # noqa: PTH113
         check_family(family.name, read_config_json(settings.model_path), settings.model_path)
     return family.name
 

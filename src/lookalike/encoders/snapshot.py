@@ -115,6 +115,8 @@ def choose_family(model_path: str) -> str:
             where=model_path,
             hint="name the family: model=timm for a timm checkpoint with architecture=NAME",
         )
+    if (Path(model_path) / "open_clip_config.json").is_file() and not (Path(model_path) / "config.json").is_file():
+        return "OpenCLIP"
     config = read_config_json(model_path)
     found = families_of(config)
     if not found:

@@ -143,7 +143,7 @@ class Preprocessing:
         if self.resize == "longest_edge":
             # open_clip divides both sides by one ratio and rounds.
             ratio = max(width, height) / edge
-            return round(width / ratio), round(height / ratio)
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
         # Both transformers and torchvision truncate the longer side.
         if width <= height:
             return edge, max(1, int(edge * height / width))

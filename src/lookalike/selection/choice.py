@@ -2,7 +2,9 @@
 
 What is left open is blended. Some ten options differ by less than a few dozen targets can tell, so that the best of
 them is a matter of luck; their mean is nearly as good as the best, whoever that is. An option's share is in proportion
-to one over its typical rank of hidden targets to a power, and to how good its scoring is in general.
+to one over its typical rank of hidden targets to a power: half the square root of the number of targets, because the
+random part of that rank's logarithm falls with this root. `lda` looks at nothing but a mean, which is unsure for few
+targets: it counts less where there are fewer than 60.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ LADDER = (16, 32, 64, 128, 256)
 FALLBACK_COMPONENTS = 32
 #: The scoring of a choice that several options share.
 BLEND = Option("blend", 0)
-#: What shares are in proportion to, beside 1 / typical rank to this power. `nearest` orders images by ranks that
-#: cannot be added to scores: it is tried to compare, and used where nothing else comes near.
-_POWER = 3.0
-_WEIGHTS = {"density_ratio": 1.0, "lda": 0.5}
+#: The power of the typical rank that shares are in proportion to, for one target; it grows with the root of their
+#: number.
+_POWER = 0.5
+#: With fewer targets than this, `lda` counts less.
+_SURE_MEAN = 60
 #: Less than this part of the best one's is no share.
 _LEAST_PART = 0.1
 
@@ -148,7 +151,7 @@ class Chooser:
             sample, options, metric=settings.knn_metric, share=budget / self._allowed, splits=settings.splits,
             seed=settings.seed, arithmetic=self._arithmetic,
         )  # fmt: skip
-        ordered = shared(tried)
+        ordered = shared(tried, int(counted.sum()))
         first, last = ordered[0], ordered[-1]
         used = [one for one in ordered if one.share]
         found = (
@@ -181,11 +184,24 @@ class Chooser:
         return [Option("nearest", 0), *options] if settings.scoring == "auto" else options
 
 
-def shared(tried: Sequence[HeldOut]) -> tuple[HeldOut, ...]:
-    """The same with their shares in the blend, best first."""
+def shared(tried: Sequence[HeldOut], targets: int) -> tuple[HeldOut, ...]:
+    """The same with their shares in the blend, best first.
+
+    `nearest` orders images by ranks that cannot be added to scores. It is tried to compare, and used alone where
+    nothing else comes near.
+
+    Parameters
+    ----------
+    tried:
+        Held-out figures of every option.
+    targets:
+        How many targets were hidden in turn.
+    """
     ordered = sorted(tried, key=lambda one: one.log_rank)
-    parts = np.exp([-_POWER * (one.log_rank - ordered[0].log_rank) for one in ordered])
-    parts *= [_WEIGHTS.get(one.option.scoring, 0.0) for one in ordered]
+    weights = {"density_ratio": 1.0, "lda": min(1.0, targets / _SURE_MEAN), "nearest": 0.0}
+    power = _POWER * targets**0.5
+    parts = np.exp([-power * (one.log_rank - ordered[0].log_rank) for one in ordered])
+    parts *= [weights[one.option.scoring] for one in ordered]
     if parts.max() < _LEAST_PART:  # so much better is `nearest`, which comes first then
         parts[0] = 1.0
     parts[parts < _LEAST_PART * parts.max()] = 0.0

@@ -22,7 +22,7 @@ from lookalike.selection.scoring import NEAR, lda_axis
 from lookalike.selection.space import Mask, Moments, Singles, Whitening, blocks, blocks_there, directions
 
 #: Images whose scores are looked at to bring them to one scale, at most.
-_MEASURED = 4096
+_MEASURED = 1024
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class _Found:
         """What is known of every option, best first."""
         within = share * len(self.hidden.sample.ranked)
         figures = [self.hidden.figures(option, ranks, within) for option, ranks in self.ranks.items()]
-        return shared(figures)
+        return shared(figures, len(self.hidden.sample.targets))
 
 
 class _Sweep:

@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 
 #: Key of the schema metadata that holds the encoder identity.
 METADATA_KEY = b"lookalike"
+#: What to do about a table without vectors: the names of the drop-in commands and of `lookalike mine` and `tune`.
+_NO_VECTORS = (
+    "embed the images first, or name the column of the vectors: source_/target_embed_column_name, or "
+    "pool_vectors/target_vectors in lookalike's own commands"
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,9 @@ class Parts:
         try:
             schemas = tuple(pq.read_schema(file) for file in files)
         except (pa.ArrowInvalid, OSError) as error:
-            raise TableError(f"not a readable parquet table: {error}", where=path) from error
+            raise TableError(
+                f"not a readable parquet table: {error}", where=path, hint="check that the file is whole; make it again"
+            ) from error
         identities = [(schema.metadata or {}).get(METADATA_KEY) for schema in schemas]
         if len({_fingerprint(identity) for identity in identities}) > 1:
             raise TableError(
@@ -92,15 +99,15 @@ class Parts:
             )
         return cls(path, files, schemas, identities[0].decode(errors="replace") if identities[0] else None)
 
-    def require(self, *columns: str) -> None:
-        """Refuse a table, one of whose files lacks a column."""
+    def require(self, *columns: str, hint: str = _NO_VECTORS) -> None:
+        """Refuse a table, one of whose files lacks a column; `hint` says what to do."""
         for file, schema in zip(self.files, self.schemas, strict=True):
             for column in columns:
                 if column not in schema.names:
                     raise TableError(
                         f"has no column {column!r}; its columns are {schema.names}",
                         where=self.name if len(self.files) == 1 else str(file),
-                        hint="embed the images first, or name the column with source_/target_embed_column_name",
+                        hint=hint,
                     )
 
     def read(self, columns: tuple[str, ...]) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,8 +104,7 @@ def import_embeddings(
                 writer = open_writer(temporary, schema)
             matrix = _matrix(part, str(given), rows, dimension)
             dimension = matrix.shape[1]
-            whole = [part.column("filepath"), list_array(matrix), *part.columns[2:]]
-            writer.write_table(pa.table(whole, schema=schema), row_group_size=_ROWS)
+            writer.write_table(_alike(part, list_array(matrix), schema, str(given)), row_group_size=_ROWS)
             first += part.column("filepath").slice(0, _FIRST - len(first)).to_pylist()
             rows += part.num_rows
         if schema is None or dimension is None:
@@ -119,6 +118,19 @@ def import_embeddings(
             )
     there = sum(os.path.isfile(split_box(path)[0]) for path in first)  # noqa: PTH113 - ids may be no paths at all
     return Imported(output, rows, dimension, tuple(schema.names), len(first), there)
+
+
+def _alike(part: pa.Table, vectors: pa.Array, schema: pa.Schema, where: str) -> pa.Table:
+    """Some rows in the form that all of the table has."""
+    if nulls := part.column("filepath").null_count:
+        raise TableError(f"has {nulls} rows without a path or id", where=where, hint="give every row one, or remove it")
+    table = part.set_column(1, schema.field("embedding"), vectors)
+    try:
+        return table.select(schema.names).cast(schema)
+    except (KeyError, ValueError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise TableError(
+            f"its files cannot be read as one table: {error}", where=where, hint="give them the same columns"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -250,7 +262,7 @@ class _Rows:
             given = pool_of(mined)
             others = mined.rows.drop_columns(["row"]).schema
         stream = EmbeddingStream(str(given), "embedding")
-        schema = embedding_schema(others or Parts.open(str(given)).schemas[0], None, "float32")
+        schema = embedding_schema(others or _common(Parts.open(str(given)).schemas), None, "float32")
         count = stream.rows if mined is None else mined.rows.num_rows
         return cls(str(given), schema, count, stream.dimension, stream.identity_json, mined)
 
@@ -261,8 +273,14 @@ class _Rows:
             return
         first = 0
         for part in read_foreign(self.name, Names("embedding", "filepath")):
-            yield part.drop_columns(["embedding"]), _matrix(part, self.name, first, self.dimension)
+            vectors = _matrix(part, self.name, first, self.dimension)
+            yield part.select([name for name in self.schema.names if name != "embedding"]), vectors
             first += part.num_rows
+
+
+def _common(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The columns that all files of a table have, of one type."""
+    return pa.schema([field for field in schemas[0] if all(field in list(schema) for schema in schemas)])
 
 
 def _matrix(part: pa.Table, where: str, first: int, dimension: int | None) -> Vectors:

@@ -28,7 +28,7 @@ def read_weights(targets: str, name: str) -> npt.NDArray[np.float64] | None:
     if not name:
         return None
     parts = Parts.open(targets)
-    parts.require(name)
+    parts.require(name, hint="name a column of numbers with target_weight_column")
     return numbers_of(parts.read((name,)).column(name), name, targets)
 
 

@@ -77,14 +77,18 @@ def explain(run: str | Path, images: Sequence[str]) -> list[dict[str, Any]]:
                 missing -= {one for one, mask in zip(wanted, is_wanted, strict=True) if pc.any(mask).as_py()}
                 for mask in is_wanted:
                     found += table.filter(mask).to_pylist()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise TableError(
             f"has no {folder.outcomes.name}", where=str(folder.path), hint="name the folder of a finished run"
         ) from error
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"cannot be read: {error}", where=str(folder.outcomes), hint="mine again") from error
     if missing:
-        raise TableError(f"not in the pool of this run: {', '.join(sorted(missing))}", where=str(folder.path))
+        raise TableError(
+            f"not in the pool of this run: {', '.join(sorted(missing))}",
+            where=str(folder.path),
+            hint="give a path as the pool has it, or its end from a folder or file name on",
+        )
     return sorted({row["source_row"]: row for row in found}.values(), key=lambda row: row["source_row"])
 
 
