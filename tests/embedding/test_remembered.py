@@ -152,6 +152,13 @@ def test_a_new_image_needs_the_model(embed, tmp_path, monkeypatch):
     assert embed()[0] == 1
 
 
+def test_an_image_that_cannot_be_read_needs_no_model(embed, tmp_path):
+    (tmp_path / "pool" / "055.png").write_bytes(b"no picture")
+    assert embed()[0] == 1
+    times, vectors = embed()
+    assert (times, len(vectors)) == (0, 12)
+
+
 def test_a_model_that_is_another_one_when_it_is_needed_ends_the_run(embed, model, tmp_path, monkeypatch):
     embed()
     picture(tmp_path / "pool" / "055.png", 99)

@@ -137,7 +137,7 @@ def test_wrong_calls_are_refused(tmp_path, run_command):
         write_atlas(folder, sample=-1)
     with pytest.raises(TableError, match=r"run\.json"):
         write_atlas(RunFolder(tmp_path))
-    done = run_command("lookalike", "export", "atlas", tmp_path / "nothing", cwd=tmp_path)
+    done = run_command("lookalike", "atlas", tmp_path / "nothing", cwd=tmp_path)
     assert done.returncode == 1
     assert "What to do: name the folder of a run" in done.stderr
     assert not (tmp_path / "nothing").exists()

@@ -11,6 +11,7 @@ import typer
 
 from lookalike import __version__
 from lookalike.cli import (
+    atlas,
     cache,
     calibrate,
     check,
@@ -41,6 +42,7 @@ app.add_typer(export.app, name="export")
 for command in (
     mine.mine,
     gallery.gallery,
+    atlas.atlas,
     gallery.review,
     gallery.view,
     check.check,

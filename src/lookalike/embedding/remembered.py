@@ -46,8 +46,9 @@ log = logging.getLogger(__name__)
 
 #: Raised when the meaning of the file changes.
 _VERSION = 1
-#: Images of each input that are looked up; where one is not known, the model will be needed and is loaded at once.
-_SAMPLE = 1000
+#: Images of each input that are looked up. Where more of them are not known than a few, which may be images that cannot
+#: be read, the model will be needed and is loaded at once.
+_SAMPLE, _FEW = 1000, 0.1
 #: The settings by which two runs may ask for different encoders.
 _ASKED = (
     "model_path", "model_config_path", "architecture", "pooling", "layer", "normalize", "image_size", "augment",
@@ -175,12 +176,12 @@ def _recall(place: Path, state: dict[str, Any]) -> tuple[EncoderIdentity, Prepro
 
 
 def _is_cached(paths: Sequence[str], identity: EncoderIdentity, settings: ImageEmbeddingsConfig) -> bool:
-    """Whether the cache knows all images of a sample, spread evenly, by their path."""
+    """Whether the cache knows all but a few images of a sample, spread evenly, by their path."""
     folder = cache_folder_of(settings)
     if folder is None or settings.verify != "quick" or settings.root:
         return False
     rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _SAMPLE)).astype(np.int64))
-    return count_cached(folder, identity, [paths[row] for row in rows.tolist()]) == len(rows)
+    return count_cached(folder, identity, [paths[row] for row in rows.tolist()]) >= (1 - _FEW) * len(rows)
 
 
 def _place(settings: ImageEmbeddingsConfig) -> Path | None:
