@@ -177,10 +177,10 @@ def check_embedding(settings: ImageEmbeddingsConfig) -> tuple[list[str], list[So
     """
     settings.validate()
     check_root(settings.root)
-    check_model(settings)
+    family = check_model(settings)
     check_runtime(settings.runtime, settings.device, settings.precision)
     sources = open_sources(settings)
-    devices = choose_devices(settings.device, settings.runtime)
+    devices = choose_devices(settings.device, settings.runtime, family)
     check_card(settings, devices[0])
     return devices, sources
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
-from lookalike.encoders.base import Encoder, LoadRequest, choose_device
-from lookalike.encoders.families import FAMILIES, canonical_model
+from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder, choose_device
+from lookalike.encoders.families import FAMILIES, find_family
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -30,10 +30,10 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
     ConfigError
         When the family is unknown, or the settings contradict each other.
     """
-    family = FAMILIES[canonical_model(settings.model)]
+    family = find_family(settings.model)
     family.check(settings)
     path = Path(settings.model_path)
-    if family.name == "timm":
+    if family.name == "timm" or family.name not in FAMILIES:
         return family.name
     if settings.architecture:
         raise ConfigError(f"architecture is for model=timm, and model={family.name} was given", hint="leave it out")
@@ -61,15 +61,17 @@ def check_runtime(runtime: str, device: str, precision: str) -> None:
         check_openvino(device, precision)
 
 
-def choose_devices(wanted: str, runtime: str) -> list[str]:
+def choose_devices(wanted: str, runtime: str, family: str = "") -> list[str]:
     """The devices of the setting `device`: one or several names with commas; ``auto`` takes every CUDA device.
+
+    For the family ``ONNX``, ``auto`` is the CPU unless ONNX Runtime was built for CUDA.
 
     Raises
     ------
     ConfigError
         When a device is unknown or not there, or several are not of one kind.
     """
-    if runtime == "openvino":
+    if runtime == "openvino" or (family == "ONNX" and wanted == "auto" and not _onnx_has_cuda()):
         return ["cpu"]
     # Streams that share a queue wait for each other. With CUDA's default of 8, decoding falls from 10,000 images/s to
     # 400 while a model's CUDA graph runs on an H100; 32 is the most. CUDA reads it once, when it begins.
@@ -91,6 +93,12 @@ def choose_devices(wanted: str, runtime: str) -> list[str]:
     return list(map(str, chosen))
 
 
+def _onnx_has_cuda() -> bool:
+    from lookalike.encoders.onnx import has_cuda
+
+    return has_cuda()
+
+
 @functools.cache
 def has_no_gpu() -> bool:
     """Whether it is certain, without loading torch, that `device=auto` is the CPU.
@@ -109,11 +117,14 @@ def has_no_gpu() -> bool:
 
 def load_encoder(family: str, request: LoadRequest) -> Encoder:
     """Load the encoder of a family (as `check_model` returns it) for the runtime of the request."""
-    if not _takes_openvino(request):
-        return FAMILIES[family].load(request)
+    chosen = find_family(family)
+    if not chosen.converts or not _takes_openvino(request):
+        return chosen.load(request)
     from lookalike.encoders import openvino
 
-    encoder = FAMILIES[family].load(replace(request, device="cpu", precision="fp32"))
+    encoder = chosen.load(replace(request, device="cpu", precision="fp32"))
+    if not isinstance(encoder, TorchEncoder):  # of a plug-in
+        return encoder
     return openvino.convert(encoder, request.precision)
 
 

@@ -90,16 +90,20 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
 
 
 def read_preprocessing(module: Any, model_path: str) -> Preprocessing:
-    """What timm's evaluation transform does for this model.
+    """What timm's evaluation transform does for this model; see `preprocessing_of`."""
+    import timm
+
+    return preprocessing_of(timm.data.resolve_model_data_config(module), model_path)
+
+
+def preprocessing_of(settings: dict[str, Any], model_path: str) -> Preprocessing:
+    """What timm's evaluation transform does with the settings that timm made of a pretrained configuration.
 
     Raises
     ------
     EncoderError
-        When the model wants a transform other than a square centre crop or a squash.
+        When they want a transform other than a square centre crop or a squash.
     """
-    import timm
-
-    settings = timm.data.resolve_model_data_config(module)
     height, width = settings["input_size"][-2:]
     mode = settings["crop_mode"]
     if mode not in ("center", "squash") or (mode == "center" and height != width):
