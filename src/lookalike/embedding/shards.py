@@ -45,7 +45,7 @@ class Plan:
     Attributes
     ----------
     inputs:
-        Digest of the paths, in order.
+        Digest of the paths or texts, in order.
     encoder:
         Fingerprint of the encoder.
     numerics:
@@ -61,7 +61,7 @@ class Plan:
 
 
 def digest_of(filepaths: Sequence[str]) -> str:
-    """SHA-256 over paths in order."""
+    """SHA-256 over paths or texts in order."""
     digest = hashlib.sha256()
     for path in filepaths:
         digest.update(path.encode("utf-8", "surrogatepass") + b"\0")
@@ -78,9 +78,11 @@ class Workplace:
     plan:
         What this run does.
     filepaths:
-        All paths of the input.
+        All paths of the input, or all texts.
     shard_rows:
         Rows of a shard.
+    has_files:
+        Whether a shard is finished only as long as its files are as they were.
 
     Raises
     ------
@@ -88,7 +90,9 @@ class Workplace:
         On entry, when another process is writing the same output.
     """
 
-    def __init__(self, output: Path, plan: Plan, filepaths: Sequence[str], shard_rows: int) -> None:
+    def __init__(
+        self, output: Path, plan: Plan, filepaths: Sequence[str], shard_rows: int, *, has_files: bool = True
+    ) -> None:
         self.spans = [
             range(first, min(first + shard_rows, len(filepaths))) for first in range(0, len(filepaths), shard_rows)
         ]
@@ -97,6 +101,7 @@ class Workplace:
         self._folder = output.with_name(f".{output.name}.work")
         self._plan = plan
         self._filepaths = filepaths
+        self._has_files = has_files
         self._lock = filelock.FileLock(self._folder / "lock")
         self._states: dict[range, str] = {}
 
@@ -203,6 +208,8 @@ class Workplace:
 
     def _state_of(self, span: range) -> str:
         """SHA-256 over size and time of a span's local files; a missing file has a state, too."""
+        if not self._has_files:
+            return ""
         digest = hashlib.sha256()
         for row in span:
             try:

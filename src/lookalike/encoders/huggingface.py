@@ -76,7 +76,7 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     EncoderError
         When the model cannot be found or read, is of another family, or lacks weights.
     """
-    with _quiet_transformers():
+    with quiet_transformers():
         return _load(family_name, request)
 
 
@@ -87,7 +87,7 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
     from lookalike.encoders.graph import GraphedForward
 
     family = FAMILIES[family_name]
-    config = _read_config(request.model_path)
+    config = read_config(request.model_path)
     if config.model_type not in family.model_types:
         raise EncoderError(
             f"model={family_name} was asked for, but its config.json says model_type={config.model_type!r}",
@@ -104,7 +104,7 @@ def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
             hint="the snapshot mixes files of two models; fetch it again",
         )
     vision_class = getattr(transformers, family.vision_class)
-    module = _read_weights(vision_class, _vision_config(config), request.model_path)
+    module = read_weights(vision_class, _vision_config(config), request.model_path)
     # The digest is that of the weights as they are in the file, whatever they are computed in.
     digest = weights_digest(module.state_dict())
     precision = choose_precision(request.precision, device, family_name)
@@ -152,7 +152,7 @@ def read_preprocessing(model_path: str) -> Preprocessing:
     try:
         processor = AutoImageProcessor.from_pretrained(model_path, backend="pil", trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise _not_loaded(model_path, "its preprocessing (preprocessor_config.json)", error) from error
+        raise not_loaded(model_path, "its preprocessing (preprocessor_config.json)", error) from error
     kind = type(processor)
     plain = isinstance(processor, PilBackend) and kind._preprocess is PilBackend._preprocess
     if not plain or not (processor.do_resize and processor.do_rescale and processor.do_normalize):
@@ -188,19 +188,19 @@ def read_preprocessing(model_path: str) -> Preprocessing:
         ) from error
 
 
-def _read_config(model_path: str) -> Any:
+def read_config(model_path: str) -> Any:
     """The model's own configuration."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(model_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise _not_loaded(model_path, "its config.json", error) from error
+        raise not_loaded(model_path, "its config.json", error) from error
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers from reporting, on every load, the text tower that is left out on purpose."""
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from reporting, on every load, the other tower, which is left out on purpose."""
     from transformers.utils import logging as transformers_logging
 
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
@@ -223,8 +223,8 @@ def _vision_config(config: Any) -> Any:
     return vision
 
 
-def _read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
-    """The vision tower in float32, with every weight from the file.
+def read_weights(tower_class: Any, config: Any, model_path: str) -> Any:
+    """One tower of a model in float32, with every weight from the file.
 
     transformers fills missing weights with random numbers and only logs it; that is refused here.
     """
@@ -232,11 +232,11 @@ def _read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
     from safetensors import SafetensorError
 
     try:
-        module, report = vision_class.from_pretrained(
+        module, report = tower_class.from_pretrained(
             model_path, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _not_loaded(model_path, "its weights", error) from error
+        raise not_loaded(model_path, "its weights", error) from error
     missing = sorted({*report["missing_keys"], *(key for key, *_ in report.get("mismatched_keys", ()))})
     if missing:
         raise EncoderError(
@@ -262,7 +262,7 @@ def _right_family(model_type: str) -> str:
     return f"name a model_path whose config.json has one of model_type={known}"
 
 
-def _not_loaded(model_path: str, part: str, error: BaseException) -> EncoderError:
+def not_loaded(model_path: str, part: str, error: BaseException) -> EncoderError:
     """An error that tells a missing folder from a missing file from a hub that cannot be reached."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(model_path).is_dir():

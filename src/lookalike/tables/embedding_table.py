@@ -1,4 +1,4 @@
-"""Embedding tables: parquet with `filepath`, a vector column, and whatever else was carried.
+"""Embedding tables: parquet with `filepath` (or `text`), a vector column, and whatever else was carried.
 
 The schema metadata holds, under the key ``lookalike``, the JSON of the encoder's identity. Tables made
 elsewhere have none.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +37,7 @@ class EmbeddingTable:
     name:
         The path that it was read from, as given.
     filepaths:
-        One string a row.
+        One string a row: a path, or a text in a table of texts.
     vectors:
         rows x dimension; float32, or float64 where the file says so.
     labels:
@@ -54,6 +55,11 @@ class EmbeddingTable:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.filepaths)
+
+
+def key_of(columns: Collection[str]) -> str:
+    """The column that says what each row is: ``filepath``, or ``text`` in a table of texts, which has no paths."""
+    return "text" if "text" in columns and "filepath" not in columns else "filepath"
 
 
 def check_embedding_table(path: str, column: str) -> None:
@@ -91,6 +97,12 @@ class Parts:
                 "its files were written by different encoders", where=path, hint="embed them with one encoder"
             )
         return cls(path, files, schemas, identities[0].decode(errors="replace") if identities[0] else None)
+
+    @property
+    def key(self) -> str:
+        """The column that says what each row is, see `key_of`."""
+        keys = {key_of(schema.names) for schema in self.schemas}
+        return keys.pop() if len(keys) == 1 else "filepath"
 
     def require(self, *columns: str) -> None:
         """Refuse a table, one of whose files lacks a column."""
@@ -135,7 +147,7 @@ def _fingerprint(identity: bytes | None) -> object:
 
 
 class EmbeddingTableWriter:
-    """Write an embedding table row group by row group: `filepath`, `embedding`, then the carried columns.
+    """Write an embedding table row group by row group: `filepath` or `text`, `embedding`, then the carried columns.
 
     Use as a context manager around a temporary path (see `atomic_path`).
 
@@ -144,19 +156,22 @@ class EmbeddingTableWriter:
     path:
         The file to write.
     source:
-        The image table; its columns other than `filepath` and `embedding` are carried.
+        The image or text table; its columns other than `key` and `embedding` are carried.
     identity_json:
         Goes into the schema metadata.
     storage:
         Type of the stored values: ``float32`` or ``float16``.
+    key:
+        The first column: ``filepath``, or ``text``.
     """
 
-    def __init__(self, path: Path, source: pa.Table, identity_json: str, storage: str) -> None:
+    def __init__(self, path: Path, source: pa.Table, identity_json: str, storage: str, key: str = "filepath") -> None:
+        self._key = key
         self._storage = np.dtype(storage)
         self._source = source
-        self._carried = [name for name in source.column_names if name not in ("filepath", "embedding")]
+        self._carried = [name for name in source.column_names if name not in (key, "embedding")]
         fields = [
-            pa.field("filepath", pa.string()),
+            pa.field(key, pa.string()),
             pa.field("embedding", pa.list_(pa.from_numpy_dtype(self._storage))),
         ]
         fields += [source.schema.field(name) for name in self._carried]
@@ -175,7 +190,7 @@ class EmbeddingTableWriter:
         # `take` copies whole columns of many chunks before it picks: slicing first keeps that to the rows in question.
         taken = self._source.slice(rows[0], rows[-1] - rows[0] + 1).take(pa.array(rows - rows[0]))
         values = list_array(vectors.astype(self._storage, copy=False))
-        columns = [taken.column("filepath"), values, *(taken.column(n) for n in self._carried)]
+        columns = [taken.column(self._key), values, *(taken.column(n) for n in self._carried)]
         self._writer.write_table(pa.table(columns, schema=self.schema), row_group_size=len(rows))
 
     def __enter__(self) -> EmbeddingTableWriter:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from lookalike.config.schemas import RunConfig
 from lookalike.embedding.images import embed_with
 from lookalike.encoders.base import Encoder
+from lookalike.encoders.texts import TextEncoder
 from lookalike.errors import ConfigError
 from lookalike.reports.summary import MiningCounts
 from lookalike.tables.embedding_copy import place_embedding_table
@@ -68,6 +69,7 @@ from lookalike.workflow.run_state import (
     read_state,
     write_settings,
 )
+from lookalike.workflow.run_texts import embed_side, load_texts, settle, text_note, text_record
 
 log = logging.getLogger(__name__)
 _Config = RunConfig
@@ -186,7 +188,7 @@ def run(
     ----------
     targets, pool:
         Image tables (a path or URL, a `pyarrow.Table` or a `pandas.DataFrame`), or paths of embedding tables, which are
-        taken as they are.
+        taken as they are. The targets may be texts: a table with a column `text` and none `filepath`.
     out, and every setting after it:
         As in `RunConfig`, which holds the defaults.
 
@@ -204,7 +206,8 @@ def run(
     config = _configured(**locals())  # the parameters, by the names that the settings have
     with RunLog() as run_log:
         steps = Steps()
-        sides, encoder, extras = _prepare(config, (targets, pool), steps)
+        ready = _prepare(config, (targets, pool), steps)
+        config, sides = ready.config, ready.sides
         digests = {side.name: side.digest() for side in sides}
         folder = claim_folder(config)
         with _working(folder, run_log, new=True):
@@ -213,9 +216,7 @@ def run(
             # Before anything takes long, so that a run that is stopped from here on can be continued.
             write_settings(folder, config, state.cwd)
             state.write(folder)
-            notes = _notes(sides, config.self_match)
-            sides = _written(sides, folder)
-            return _work(_Run(folder, config, state, encoder, steps, notes, extras), sides)
+            return _work(_Run(folder, config, state, ready, steps, _notes(sides, config)), _written(sides, folder))
 
 
 def _configured(targets: Any, pool: Any, **settings: Any) -> RunConfig:
@@ -261,10 +262,9 @@ def resume_run(folder: str | Path) -> RunResult:
             state = read_state(place)
             log.info("going on with the run that began at %s", state.created)
             steps = Steps()
-            sides, encoder, extras = _prepare(config, (config.targets, config.pool), steps, Unfinished(place, state))
-            notes = _notes(sides, config.self_match)
-            sides = _written(sides, place)
-            return _work(_Run(place, config, state, encoder, steps, notes, extras), sides)
+            ready = _prepare(config, (config.targets, config.pool), steps, Unfinished(place, state))
+            config, sides = ready.config, ready.sides
+            return _work(_Run(place, config, state, ready, steps, _notes(sides, config)), _written(sides, place))
 
 
 @dataclass
@@ -282,21 +282,39 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class _Ready:
+    """What was checked and opened before anything is written: the settings as they fit the sides, and the encoders."""
+
+    config: RunConfig
+    sides: tuple[Side, Side]
+    encoder: Encoder | None
+    texts: TextEncoder | None
+    extras: Extras
+
+
+@dataclass(frozen=True)
 class _Run:
     """What the steps of a run share."""
 
     folder: RunFolder
     config: RunConfig
     state: RunState
-    encoder: Encoder | None
+    ready: _Ready
     steps: Steps
     notes: Sequence[str]
-    extras: Extras
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """That of the images."""
+        return self.ready.encoder
+
+    @property
+    def extras(self) -> Extras:
+        """What there is beside targets and pool."""
+        return self.ready.extras
 
 
-def _prepare(
-    config: RunConfig, given: Sequence[Any], steps: Steps, begun: Unfinished | None = None
-) -> tuple[tuple[Side, Side], Encoder | None, Extras]:
+def _prepare(config: RunConfig, given: Sequence[Any], steps: Steps, begun: Unfinished | None = None) -> _Ready:
     """Look at everything that can be known to fail; of a new run nothing is written."""
     names = ("targets", "pool")
     with steps.step("check"):
@@ -309,17 +327,19 @@ def _prepare(
             targets, pool = (begun.open_side(name, one, config) for name, one in zip(names, given, strict=True))
         sides, done = (targets, pool), () if begun is None else begun.done
         if begun is not None:
-            begun.check_directory([path for side in sides for path in side.first_paths(1000)])
+            begun.check_directory([path for side in sides if side.has_paths for path in side.first_paths(1000)])
+        config = settle(config, targets)
         check_sides(config, sides, done)
         extras = open_extras(config, sides, None if begun is None else begun.folder)
     with steps.step("load model"):
         encoder = load(config, sides, done=done)
+        texts = load_texts(config, sides, encoder, done)
         check_extras(extras, config, sides, encoder)
         if begun is None:
             check_room(Path(config.run_dir or config.out).absolute(), config, sides, encoder, extras.avoid)
         else:
             begun.state.write(begun.folder)
-    return sides, encoder, extras
+    return _Ready(config, sides, encoder, texts, extras)
 
 
 @contextmanager
@@ -346,9 +366,11 @@ def _working(folder: RunFolder, run_log: RunLog, *, new: bool = False) -> Iterat
             raise
 
 
-def _notes(sides: tuple[Side, Side], self_match: str) -> list[str]:
+def _notes(sides: tuple[Side, Side], config: RunConfig) -> list[str]:
     """What the inputs alone change in the meaning of the result; said now, and again in the summary."""
-    notes = [*overlap_warning(*sides, self_match), *label_warning(*sides)]
+    notes = [
+        *text_note(config, sides[0]), *overlap_warning(*sides, config.self_match), *label_warning(*sides),
+    ]  # fmt: skip
     for note in notes:
         log.warning(note)
     return notes
@@ -418,6 +440,10 @@ def _embed(job: _Run, side: Side) -> InputRecord:
     if side.is_ready:
         place_embedding_table(side.path, side.column, output)
         record = ready_record(side)
+    elif side.is_text:
+        assert job.ready.texts is not None
+        texts = embed_side(job.ready.texts, job.config, side, input_of(side, job.folder), str(output))
+        record, warnings = text_record(side, texts), texts.warnings
     else:
         assert job.encoder is not None
         log.info("embedding the %s: %d images", side.name, side.rows)
