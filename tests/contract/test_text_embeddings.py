@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from benchmarks.encoder_models import MODELS
 
 import lookalike
 from support import snapshots
@@ -49,9 +50,23 @@ def small_letters(tmp_path_factory, siglip_snapshot):
     return folder
 
 
+@pytest.fixture(scope="session")
+def naflex(tmp_path_factory):
+    """A SigLIP2 snapshot of variable resolution, with its own kind of tokenizer."""
+    folder = MODELS["SigLIP2: NaFlex"](tmp_path_factory.mktemp("models"), True)
+    gemma_tokenizer(folder, "Siglip2Tokenizer")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("model", "snapshot", "length"),
-    [("CLIP", "clip_snapshot", 77), ("SigLIP", "siglip_snapshot", 64), ("sig-lip", "small_letters", 64)],
+    [
+        ("CLIP", "clip_snapshot", 77),
+        ("SigLIP", "siglip_snapshot", 64),
+        ("sig-lip_2", "small_letters", 64),
+        ("SigLIP2", "naflex", 64),
+        ("auto", "naflex", 64),
+    ],
 )
 def test_vectors_are_those_of_get_text_features(model, snapshot, length, tmp_path, request):
     """Padded to the full length, cut, raw, float32; batches and repeats change nothing."""
@@ -207,6 +222,25 @@ def test_texts_find_images_of_their_model(sides, clip_snapshot, run_command, tmp
 def test_how_files_become_pixels_does_not_matter_to_a_text(sides, clip_snapshot, tmp_path):
     target, pool = sides(clip_snapshot, clip_snapshot, exif="apply", augment="flip", precision="bf16")
     assert not lookalike.mine(pool, target, tmp_path / "mined.parquet").warnings
+
+
+@pytest.mark.parametrize("names", [("SigLIP", "SigLIP2"), ("SigLIP2", "auto")])
+def test_one_model_by_two_names(names, small_letters, images, tmp_path):
+    """A fixed-resolution SigLIP2 snapshot loads as SigLIP, too; both are one model."""
+    texts = pa.table({"text": ["lifted lead"]})
+    target = lookalike.embed_texts(texts, tmp_path / "texts.parquet", names[0], str(small_letters))
+    pool = lookalike.embed_images(str(images), tmp_path / "pool.parquet", names[1], str(small_letters))
+    assert not lookalike.mine(pool.path, target.path, tmp_path / "mined.parquet").warnings
+
+
+def test_images_that_are_pooled_in_another_way_are_no_match(sides, clip_snapshot, tmp_path):
+    texts, pool = sides(clip_snapshot, clip_snapshot)
+    pooled = lookalike.embed_images(
+        pa.table({"filepath": pq.read_table(pool).column("filepath")}), tmp_path / "mean.parquet", "CLIP",
+        str(clip_snapshot), pooling="mean",
+    )  # fmt: skip
+    with pytest.raises(lookalike.EncoderMismatch, match="pooling"):
+        lookalike.mine(pooled.path, texts, tmp_path / "mined.parquet")
 
 
 def test_texts_of_another_model_are_refused(sides, clip_snapshot, tmp_path):

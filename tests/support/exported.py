@@ -1,4 +1,4 @@
-"""Tiny image models as files: ONNX written by hand, TorchScript and exported programs by torch."""
+"""A tiny image model to be exported, what has to be beside its file, and its vectors."""
 
 from __future__ import annotations
 

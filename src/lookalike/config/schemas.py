@@ -60,7 +60,10 @@ class ImageEmbeddingsConfig:
         "a text file of paths, or a folder of images",
     )
     output_parquet: str = setting(MISSING, "where the embedding table goes; parent folders are made")
-    model: str = setting(MISSING, "CLIP, SigLIP or timm")
+    model: str = setting(
+        MISSING,
+        "the family: CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, C-RADIO, timm; auto: as the model's own config.json says",
+    )
     model_path: str = setting(
         MISSING, "Hugging Face id, local snapshot folder, or (timm) a model name or a checkpoint file"
     )
@@ -69,26 +72,27 @@ class ImageEmbeddingsConfig:
     architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
     pooling: str = setting(
         "model",
-        "how tokens or feature maps become one vector: model: as the model does; cls, mean or gem where the family "
-        "allows it (none of this version does)",
+        "how tokens or feature maps become one vector: model: as the model does; cls: the class token; mean, gem: the "
+        "mean or generalised mean of the patches, where the family allows it",
     )
     layer: int = setting(
-        -1, "the block whose output is pooled, counted from 0; -1: the last (no family of this version has others)"
+        -1, "DINOv2, DINOv3: the block (of a ConvNeXt: the stage) whose output is pooled, counted from 0; -1: the last"
     )
     normalize: str = setting(
         "auto", "vectors of length 1: auto: as the family's reference (only TAO checkpoints are); true; false"
     )
     image_size: int = setting(
         0,
-        "side of the model's input in pixels, with interpolated positions; 0: the model's own (no "
-        "family of this version has others)",
+        "side of the model's input in pixels, with interpolated positions, in steps of its patch; 0: the model's own. "
+        "SigLIP2 NaFlex: as many patches as a square of this side has",
     )
     augment: str = setting(
         "none", "the vector is the mean over turned images: none; flip: and its mirror image; rot90: four quarter turns"
     )
     trust_remote_code: bool = setting(
         False,
-        "whether Python code that comes with a model may run; no family of this version runs any, true is refused",
+        "true: the Python code that comes with the model runs on this machine; only for C-RADIO models that "
+        "transformers cannot load by itself",
     )
     device: str = setting(
         "auto", "auto (every CUDA device, one process each), cpu, cuda, cuda:N, mps, or several with commas"

@@ -92,8 +92,8 @@ def _obstacle(encoder: Encoder) -> str:
         from lookalike.embedding.kernels import FILTERS, preprocess
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    if encoder.preprocessing.resample not in FILTERS:
-        return f"the model's resize filter (Pillow's number {encoder.preprocessing.resample}) is not known there"
+    if not encoder.preprocessing.is_plain or encoder.preprocessing.resample not in FILTERS:
+        return f"the model's resize ({encoder.preprocessing.resize_name}) is not known there"
     try:
         with torch.inference_mode(), torch.cuda.device(encoder.device):
             decoder = Decoder()

@@ -35,7 +35,7 @@ from lookalike.embedding.cache import count_cached
 from lookalike.embedding.cache_folder import MEMORY_SUFFIX
 from lookalike.embedding.loop import cache_folder_of, load_model
 from lookalike.encoders.base import Encoder, Pending, Pixels
-from lookalike.encoders.families import find_family
+from lookalike.encoders.families import AUTO, canonical_model, find_family
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.errors import EncoderError, TableError
 from lookalike.images.preprocess import Preprocessing
@@ -180,15 +180,15 @@ def _is_cached(paths: Sequence[str], identity: EncoderIdentity, settings: ImageE
 def _place(settings: ImageEmbeddingsConfig) -> Path | None:
     """The file of this way to ask for a model; None where it cannot be known without loading it."""
     folder = cache_folder_of(settings)
-    # What a hub's name stands for today, only its library knows.
-    if folder is None or not os.path.exists(settings.model_path):  # noqa: PTH110 - a Path may raise
+    # What a hub's name stands for today, only its library knows; and what foreign code does, nobody.
+    if folder is None or settings.trust_remote_code or not os.path.exists(settings.model_path):  # noqa: PTH110 - a Path may raise
         return None
-    family = find_family(settings.model)
-    if not family.remembered:
+    model = canonical_model(settings.model)
+    if model != AUTO and not find_family(model).remembered:
         return None
     asked = {name: getattr(settings, name) for name in _ASKED}
     # Relative paths are part of the identity as they are, and stand for something else elsewhere.
-    asked |= {"model": family.name, "path": str(Path(settings.model_path).absolute())}
+    asked |= {"model": model, "path": str(Path(settings.model_path).absolute())}
     name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return folder / f"{name}{MEMORY_SUFFIX}"
 

@@ -56,7 +56,7 @@ class Encoder(Protocol):
         ...
 
     def encode(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Turn a batch (images x 3 x height x width) into vectors (images x dimension, float32)."""
+        """Turn a batch (images x the shape of the preprocessing) into vectors (images x dimension, float32)."""
         ...
 
     def start(self, pixels: Pixels) -> Pending:
@@ -98,7 +98,10 @@ class LoadRequest:
 
     def preprocessing_digest(self, preprocessing: Preprocessing) -> str:
         """SHA-256 over everything between a file and the model's input."""
-        rules = {"exif": self.decoding.exif, "bit_depth": self.decoding.bit_depth, **asdict(preprocessing)}
+        steps = asdict(preprocessing)
+        if not preprocessing.most_patches:  # came later: the digests of everything else stay what they were
+            del steps["most_patches"]
+        rules = {"exif": self.decoding.exif, "bit_depth": self.decoding.bit_depth, **steps}
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: The endings of each family; a state dict may end in .pt, too, and is refused when it is read.
 _SUFFIXES = {"TorchScript": (".ts", ".pt"), "ExportedProgram": (".pt2",)}
+#: For the identity: a renamed file is the same encoder.
+_KINDS = {"TorchScript": "TorchScript program", "ExportedProgram": "exported program"}
 
 
 def load(family_name: str, request: LoadRequest) -> TorchEncoder:
@@ -61,7 +63,7 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     identity = EncoderIdentity(
         ModelIdentity(
             family=family_name,
-            architecture=path.stem,
+            architecture=f"{_KINDS[family_name]}, trust_remote_code=true",
             dimension=probe.shape[1],
             weights=files_digest([path]),
             preprocessing=request.preprocessing_digest(preprocessing),

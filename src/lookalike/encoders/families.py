@@ -39,9 +39,11 @@ class Family:
         lookalike).
     texts:
         Whether it has a text side.
-    runs_code:
-        Why a model of the family may run code of its own when it is loaded or used, as the end of a sentence; it is
-        loaded only with `trust_remote_code`. "": it runs none.
+    code:
+        Whether it can run Python code that comes with a model, where the user allows it.
+    program:
+        Why a model of the family is a program that can run any code, as the end of a sentence: it is loaded only where
+        the user trusts it. "": it is none.
     converts:
         Whether `runtime=openvino` can compute it.
     remembered:
@@ -59,7 +61,8 @@ class Family:
     package: str = "transformers"
     extra: str = ""
     texts: bool = False
-    runs_code: str = ""
+    code: bool = False
+    program: str = ""
     converts: bool = True
     remembered: bool = True
 
@@ -82,15 +85,15 @@ class Family:
                 f"pooling={settings.pooling!r} is not possible with model={self.name}",
                 hint=f"use one of: {', '.join(allowed)}",
             )
-        if self.runs_code and not settings.trust_remote_code:
+        if self.program and not settings.trust_remote_code:
             raise ConfigError(
-                f"a model of the family {self.name} can run any code: {self.runs_code}",
+                f"a model of the family {self.name} can run any code: {self.program}",
                 where=settings.model_path,
                 hint="if you trust whoever made the file, add trust_remote_code=true",
             )
         if settings.runtime == "openvino" and not self.converts:
             raise ConfigError(f"runtime='openvino' is not possible with model={self.name}", hint="leave it out")
-        if settings.trust_remote_code and not self.runs_code:
+        if settings.trust_remote_code and not (self.code or self.program):
             raise ConfigError(
                 f"trust_remote_code=true is not possible with model={self.name}: it runs no code of a model",
                 hint="leave it out",
@@ -101,6 +104,11 @@ class Family:
 
 
 _HERE = "lookalike.encoders"
+_SNAPSHOT = "a Hugging Face id or a snapshot folder"
+#: Poolings of families with a class token, and of those without.
+_TOKENS, _PATCHES = frozenset({"cls", "mean", "gem"}), frozenset({"mean", "gem"})
+#: The value of `model` that leaves the family to the model's own config.json.
+AUTO = "auto"
 #: All families, by name.
 FAMILIES = {
     family.name: family
@@ -109,15 +117,55 @@ FAMILIES = {
             "CLIP",
             f"{_HERE}.huggingface",
             "CLIP: a vision tower that learned from captions",
-            "a Hugging Face id or a snapshot folder",
+            _SNAPSHOT,
+            poolings=_TOKENS,
+            sizes=True,
             texts=True,
         ),
         Family(
             "SigLIP",
             f"{_HERE}.huggingface",
             "SigLIP, and SigLIP2 of a fixed resolution: learned from captions, the reference's common default",
-            "a Hugging Face id or a snapshot folder",
+            _SNAPSHOT,
+            poolings=_PATCHES,
+            sizes=True,
             texts=True,
+        ),
+        Family(
+            "SigLIP2",
+            f"{_HERE}.huggingface",
+            "SigLIP2: of a fixed resolution, which loads as SigLIP; or NaFlex, which keeps the shape of the image",
+            _SNAPSHOT,
+            poolings=_PATCHES,
+            sizes=True,
+            texts=True,
+        ),
+        Family(
+            "DINOv2",
+            f"{_HERE}.huggingface",
+            "DINOv2, with or without registers: learned from images alone; sees texture and small parts",
+            _SNAPSHOT,
+            poolings=_TOKENS,
+            layers=True,
+            sizes=True,
+        ),
+        Family(
+            "DINOv3",
+            f"{_HERE}.huggingface",
+            "DINOv3, ViT or ConvNeXt: learned from images alone; the strongest features of places in an image",
+            f"{_SNAPSHOT}; its licence has to be accepted on the hub",
+            poolings=_TOKENS,
+            layers=True,
+            sizes=True,
+        ),
+        Family(
+            "C-RADIO",
+            f"{_HERE}.huggingface",
+            "C-RADIO: one ViT that imitates CLIP, SigLIP2, DINO and SAM; any size in steps of its patch",
+            f"{_SNAPSHOT}; where transformers does not have its architecture, its own code with trust_remote_code=true",
+            poolings=_PATCHES,
+            sizes=True,
+            code=True,
         ),
         Family(
             "timm",
@@ -143,7 +191,7 @@ FAMILIES = {
             "any image model that was saved with torch.jit.save",
             "a .ts or .pt file, with preprocessor_config.json or timm's config.json beside it",
             package="torch",
-            runs_code="a TorchScript archive holds a program, whose operators can write any file",
+            program="a TorchScript archive holds a program, whose operators can write any file",
             converts=False,
             remembered=False,
         ),
@@ -153,7 +201,7 @@ FAMILIES = {
             "any image model that was saved with torch.export.save",
             "a .pt2 file, with preprocessor_config.json or timm's config.json beside it",
             package="torch",
-            runs_code="torch.export.load unpickles, and calls what the file names",
+            program="torch.export.load unpickles, and calls what the file names",
             converts=False,
             remembered=False,
         ),
@@ -191,6 +239,8 @@ def find_family(model: str) -> Family:
         When it is that of a plug-in that cannot be used; names its package.
     """
     name = canonical_model(model)
+    if name == AUTO:
+        raise ConfigError("model=auto is no family", hint="name one")
     return FAMILIES[name] if name in FAMILIES else _load_plugin(name, _plugins()[name])
 
 
@@ -229,14 +279,14 @@ def _load_plugin(name: str, points: list[EntryPoint]) -> Family:
 
 
 def canonical_model(model: str) -> str:
-    """The family that `model` names; case, ``-`` and ``_`` do not matter.
+    """The family that `model` names, or `AUTO`; case, ``-`` and ``_`` do not matter.
 
     Raises
     ------
     ConfigError
         When no family has that name; names the nearest.
     """
-    spelled = {_plain(name): name for name in FAMILIES}
+    spelled = {_plain(name): name for name in (*FAMILIES, AUTO)}
     wanted = _plain(model)
     if wanted in spelled:
         return spelled[wanted]

@@ -12,11 +12,14 @@ from pathlib import Path
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder, choose_device
-from lookalike.encoders.families import FAMILIES, find_family
+from lookalike.encoders.families import AUTO, FAMILIES, canonical_model, find_family
+from lookalike.encoders.snapshot import check_family, choose_family, read_config
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+#: Packages whose models are folders with a config.json that names the family.
+_CONFIGURED = frozenset({"transformers", "timm"})
 _TAO_SUFFIXES = frozenset({".pth", ".ckpt"})
 #: How many hardware queues a CUDA process has for its streams (CUDA C++ Programming Guide, "Environment variables").
 _QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"
@@ -29,10 +32,15 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
     ------
     ConfigError
         When the family is unknown, or the settings contradict each other.
+    EncoderError
+        When a snapshot folder is of another family, or with ``auto`` of none that is known.
     """
-    family = find_family(settings.model)
+    name = canonical_model(settings.model)
+    family = find_family(choose_family(settings.model_path) if name == AUTO else name)
     family.check(settings)
     path = Path(settings.model_path)
+    if family.name in FAMILIES and family.package in _CONFIGURED and (path / "config.json").is_file():
+        check_family(family.name, read_config(settings.model_path), settings.model_path)
     if family.name == "timm" or family.name not in FAMILIES:
         return family.name
     if settings.architecture:
@@ -132,6 +140,11 @@ def _takes_openvino(request: LoadRequest) -> bool:
     if request.runtime == "auto":
         from lookalike.encoders.openvino import is_faster
 
-        return is_faster(choose_device(request.device), request.precision)
+        return not request.trust_remote_code and is_faster(choose_device(request.device), request.precision)
     check_runtime(request.runtime, request.device, request.precision)
+    if request.runtime == "openvino" and request.trust_remote_code:
+        raise ConfigError(
+            "runtime=openvino is not possible with trust_remote_code=true: foreign code is not converted",
+            hint="use runtime=torch",
+        )
     return request.runtime == "openvino"

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lookalike.encoders import huggingface, timm
+from lookalike.encoders import timm
 from lookalike.encoders.base import LoadRequest
+from lookalike.encoders.processor import read_preprocessing
 from lookalike.errors import ConfigError, EncoderError
 from lookalike.images.preprocess import Preprocessing
 
@@ -41,13 +42,20 @@ def open_model_file(request: LoadRequest, family: str, suffixes: Sequence[str]) 
             f"precision={request.precision!r} is not possible with model={family}: it computes as it was exported",
             hint="leave it out",
         )
-    return path, _read_preprocessing(path.parent, request.model_path)
+    preprocessing = _read_preprocessing(path.parent, request.model_path)
+    if preprocessing.resize == "patches":
+        raise EncoderError(
+            "the preprocessing beside it cuts images into patches, and an exported model takes whole images",
+            where=request.model_path,
+            hint="put the preprocessing of this very model beside it",
+        )
+    return path, preprocessing
 
 
 def _read_preprocessing(folder: Path, model_path: str) -> Preprocessing:
     """What the file beside a model says: that of a Hugging Face processor, or timm's."""
     if (folder / _PROCESSOR).is_file():
-        return huggingface.read_preprocessing(str(folder))
+        return read_preprocessing(str(folder))
     if (folder / _TIMM).is_file():
         try:
             content = json.loads((folder / _TIMM).read_text(encoding="utf-8"))

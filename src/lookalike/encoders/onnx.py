@@ -104,7 +104,7 @@ def load(family_name: str, request: LoadRequest) -> OnnxEncoder:
     identity = EncoderIdentity(
         ModelIdentity(
             family=family_name,
-            architecture=path.stem,
+            architecture="ONNX graph",
             dimension=probe.shape[1],
             weights=files_digest(files),
             preprocessing=request.preprocessing_digest(preprocessing),

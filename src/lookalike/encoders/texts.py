@@ -22,9 +22,10 @@ import numpy.typing as npt
 from lookalike.config.schemas import TextEmbeddingsConfig
 from lookalike.encoders.base import LoadRequest, choose_device, torch_dtype, weights_digest
 from lookalike.encoders.families import FAMILIES, find_family
-from lookalike.encoders.huggingface import not_loaded, quiet_transformers, read_config, read_weights
+from lookalike.encoders.huggingface import config_of, read_weights
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
 from lookalike.encoders.load import check_model
+from lookalike.encoders.snapshot import not_loaded, quiet_transformers, read_config, what_it_says
 from lookalike.encoders.vectors import Finish
 from lookalike.errors import ConfigError, EncoderError, MissingDependency
 from lookalike.images.decode import DecodeSettings
@@ -184,21 +185,22 @@ def load_text_encoder(settings: TextEmbeddingsConfig) -> TextEncoder:
     usual = replace(request, device="cpu", precision="fp32", runtime="torch", normalize="auto")
     images = find_family(name).load(usual).identity.model
     with quiet_transformers():
-        return _load(name, request, images)
+        return _load(request, images)
 
 
-def _load(family_name: str, request: LoadRequest, images: ModelIdentity) -> TextEncoder:
+def _load(request: LoadRequest, images: ModelIdentity) -> TextEncoder:
     import torch
     import transformers
 
-    config = read_config(request.model_path)
-    tower = TOWERS.get(config.model_type)
+    content = read_config(request.model_path)
+    tower = TOWERS.get(str(content.get("model_type")))
     if tower is None:
         raise EncoderError(
-            f"its config.json says model_type={config.model_type!r}, which has no text side",
+            f"its config.json says {what_it_says(content)}, which has no text side",
             where=request.model_path,
             hint=f"name a whole model, with both sides: model_type is one of {sorted(TOWERS)}",
         )
+    config = config_of(content, request.model_path)
     text_config = config.text_config
     if hasattr(config, "projection_dim"):
         # The whole model's value is the one in force; a text_config may hold an unrelated default.
@@ -218,7 +220,7 @@ def _load(family_name: str, request: LoadRequest, images: ModelIdentity) -> Text
     finish = Finish.of(request, reference=images.normalisation == "l2")
     identity = EncoderIdentity(
         ModelIdentity(
-            family=family_name,
+            family=images.family,
             architecture=tower.text_class,
             dimension=images.dimension,
             weights=digest,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 Forward: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+#: From a batch and the setting `augment` to batches of the other images that a vector is the mean of.
+Turn: TypeAlias = "Callable[[torch.Tensor, str], list[torch.Tensor]]"
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,18 @@ class Finish:
         """The pooling of the identity: the model's own, and what is averaged after it."""
         return name if self.augment == "none" else f"{name}{AVERAGED}{self.augment}"
 
-    def wrap(self, forward: Forward) -> Forward:
+    def wrap(self, forward: Forward, turn: Turn | None = None) -> Forward:
         """A forward pass with everything that is asked for.
 
-        Vectors are averaged as they come from the model, before their length is changed.
+        Vectors are averaged as they come from the model, before their length is changed. `turn` turns the images of
+        a batch that does not hold them as height x width.
         """
         if self.augment == "none" and not self.normalizes:
             return forward
 
         def finished(batch: torch.Tensor) -> torch.Tensor:
             vectors = forward(batch).float()
-            for turned in _turned(batch, self.augment):
+            for turned in (turn or _turned)(batch, self.augment):
                 vectors = vectors + forward(turned).float()
             return self.bring_to_length(vectors / _TURNS[self.augment])
 
