@@ -62,13 +62,13 @@ class ImageEmbeddingsConfig:
     output_parquet: str = setting(MISSING, "where the embedding table goes; parent folders are made")
     model: str = setting(
         MISSING,
-        "the family: CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, C-RADIO, timm, ONNX, TorchScript, ExportedProgram, or that of "
-        "an installed plug-in; auto: as the model's own config.json says",
+        "the family: CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, C-RADIO, timm, ONNX, TorchScript, ExportedProgram, or that "
+        "of an installed plug-in; auto: as the model's own config.json says",
     )
     model_path: str = setting(
         MISSING,
-        "Hugging Face id, local snapshot folder, the file of an exported model (.onnx, .ts, .pt, .pt2), or (timm) a model "
-        "name or a checkpoint file",
+        "Hugging Face id, local snapshot folder, the file of an exported model (.onnx, .ts, .pt, .pt2), or (timm) a "
+        "model name or a checkpoint file",
     )
     model_config_path: str = setting("", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else")
     batch_size: int = setting(64, "images per forward pass")
@@ -94,8 +94,8 @@ class ImageEmbeddingsConfig:
     )
     trust_remote_code: bool = setting(
         False,
-        "true: code that comes with the model runs on this machine: needed for TorchScript and exported programs, and for "
-        "C-RADIO models that transformers cannot load by itself",
+        "true: code that comes with the model runs on this machine: needed for TorchScript and exported programs, and "
+        "for C-RADIO models that transformers cannot load by itself",
     )
     device: str = setting(
         "auto", "auto (every CUDA device, one process each), cpu, cuda, cuda:N, mps, or several with commas"
