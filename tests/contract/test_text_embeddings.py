@@ -85,8 +85,8 @@ def test_vectors_are_those_of_get_text_features(model, snapshot, length, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "tsv", "jsonl", "txt"])
-def test_the_command_takes_every_kind_of_table(kind, run_command, clip_snapshot, tmp_path):
-    """`text`, `embedding`, then the other columns by position; the path, rows and columns are printed."""
+def test_every_kind_of_table(kind, clip_snapshot, tmp_path):
+    """`text`, `embedding`, then the other columns by position; what looks like a number or NaN stays text."""
     rows = pd.DataFrame({"label": ["7", "08", "NA"], "text": ["01", "lifted lead", "nan"], "embedding": [1, 2, 3]})
     given = tmp_path / f"texts.{kind}"
     if kind == "parquet":
@@ -97,32 +97,28 @@ def test_the_command_takes_every_kind_of_table(kind, run_command, clip_snapshot,
         given.write_text("# comment\n01\n\nlifted lead\nnan\n", encoding="utf-8")
     else:
         rows.to_csv(given, index=False, sep={"csv": ",", "tsv": "\t"}[kind])
-    done = run_command(
-        "embedding", "text_embeddings", f"input_parquet={given.name}", "output_parquet=new/out.parquet", "model=c_lip",
-        f"model_path={clip_snapshot}", cwd=tmp_path,
-    )  # fmt: skip
-    assert (done.returncode, done.last_line) == (0, PASS), done.stderr
-    table = pq.read_table(tmp_path / "new" / "out.parquet")
+    result = lookalike.embed_texts(given, tmp_path / "new" / "out.parquet", "CLIP", str(clip_snapshot))
+    table = pq.read_table(result.path)
     columns = ["text", "embedding"] if kind == "txt" else ["text", "embedding", "label"]
-    assert table.column_names == columns
+    assert table.column_names == list(result.columns) == columns
     assert table.column("text").to_pylist() == ["01", "lifted lead", "nan"]
     if kind != "txt":
         assert table.column("label").to_pylist() == ["7", "08", "NA"]
-    assert "Embeddings saved to: new/out.parquet" in done.lines
-    assert "Rows: 3" in done.lines
-    assert f"Columns: {columns}" in done.lines
 
 
 def test_spec_file_and_flags(run_command, clip_snapshot, tmp_path):
-    """As every drop-in command: spec < override, `--cfg=job`, `--help`, unknown and missing keys."""
+    """As every drop-in command: spec < override, what it prints, `--cfg=job`, `--help`, unknown and missing keys."""
     (tmp_path / "texts.txt").write_text("lifted lead\nside light\n")
     (tmp_path / "spec.yaml").write_text(
         f"input_parquet: texts.txt\noutput_parquet: spec.parquet\nmodel: CLIP\nmodel_path: {clip_snapshot}\n"
     )
     words = ("embedding", "text_embeddings", "-e", "spec.yaml")
-    done = run_command(*words, "output_parquet=override.parquet", cwd=tmp_path)
-    assert done.last_line == PASS, done.stderr
-    assert (tmp_path / "override.parquet").exists()
+    done = run_command(*words, "output_parquet=new/override.parquet", "model=c_lip", cwd=tmp_path)
+    assert (done.returncode, done.last_line) == (0, PASS), done.stderr
+    assert "Embeddings saved to: new/override.parquet" in done.lines
+    assert "Rows: 2" in done.lines
+    assert "Columns: ['text', 'embedding']" in done.lines
+    assert pq.read_schema(tmp_path / "new" / "override.parquet").names == ["text", "embedding"]
     assert not (tmp_path / "spec.parquet").exists()
     shown = run_command(*words, "--cfg=job", cwd=tmp_path)
     assert "batch_size: 64" in shown.body

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lookalike import TableError, embed_images
+from lookalike import ImagesFailed, TableError, embed_images
+from lookalike.embedding import images as images_module
+from support.counted_run import CountedEncoder
 
 PROGRAM = Path(__file__).parents[1] / "support" / "counted_run.py"
 COUNT, SHARD_ROWS = 120, 8
@@ -182,3 +184,39 @@ def test_a_failed_run_without_a_finished_shard_leaves_nothing_hidden(clip_snapsh
     with pytest.raises(TableError):
         embed_images(images, tmp_path, "CLIP", str(clip_snapshot))
     assert not list(tmp_path.iterdir())
+
+
+class Failing(CountedEncoder):
+    """Fails after some batches, as long as it is told to."""
+
+    left = 0
+
+    def start(self, pixels):
+        if not Failing.left:
+            raise OSError("the machine breaks")
+        Failing.left -= 1
+        return super().start(pixels)
+
+
+def test_on_error_may_change_while_a_run_is_unfinished(table, undisturbed, tmp_path, monkeypatch):
+    """What is finished is kept, and its bad images count: rows 5 and 9 are bad."""
+    monkeypatch.setattr(images_module, "check_model", lambda *arguments: "test")
+    monkeypatch.setattr(images_module, "open_encoder", lambda *arguments: Failing(tmp_path / "log", 0.0))
+
+    def again(on_error, batches):
+        Failing.left = batches
+        return embed_images(
+            table, tmp_path / "out.parquet", "CLIP", "tests", batch_size=4, shard_rows=SHARD_ROWS, cache_dir="off",
+            on_error=on_error,
+        )  # fmt: skip
+
+    with pytest.raises(OSError, match="breaks"):
+        again("quarantine", 5)
+    done = committed(tmp_path / "out.parquet")
+    assert {5, 9} <= done
+    with pytest.raises(ImagesFailed, match=r"on_error=raise: .*/5\.png"):
+        again("raise", 0)  # says so before an image is embedded
+    length = (tmp_path / "log").stat().st_size
+    again("quarantine", 1000)
+    assert not done & {int(line) for line in (tmp_path / "log").read_text()[length:].split()}
+    assert (tmp_path / "out.parquet").read_bytes() == (undisturbed / "out.parquet").read_bytes()

@@ -51,6 +51,14 @@ class Group:
     seen: dict[int, Seen] = field(default_factory=dict)
     reused: int = 0
 
+    def add(self, other: Group) -> None:
+        """Add what became of other images, all but their rows and pixels."""
+        self.rejected += other.rejected
+        self.clipped += other.clipped
+        self.known += other.known
+        self.reused += other.reused
+        self.seen.update(other.seen)
+
     def take(self, row: int, known: Cached) -> None:
         """Take an image's vector from the cache."""
         self.known.append((row, known.vector))

@@ -121,7 +121,7 @@ def embed_texts_with(encoder: TextEncoder, table: pa.Table, settings: TextEmbedd
         {"batch_size": settings.batch_size, "shard_rows": settings.shard_rows},
     )  # fmt: skip
     started = time.perf_counter()
-    with Workplace(output, plan, texts, settings.shard_rows, has_files=False) as workplace:
+    with Workplace(output, plan, texts, settings.shard_rows, settings.batch_size, has_files=False) as workplace:
         pending = workplace.pending()
         with progress("embedding", sum(map(len, pending)), "texts") as advance:
             done = 0

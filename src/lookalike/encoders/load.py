@@ -79,14 +79,9 @@ def choose_devices(wanted: str, runtime: str, family: str = "") -> list[str]:
     ConfigError
         When a device is unknown or not there, or several are not of one kind.
     """
-    if runtime == "openvino" or (family == "ONNX" and wanted == "auto" and not _onnx_has_cuda()):
+    if _is_on_the_processor(wanted, runtime, family):
         return ["cpu"]
-    # Streams that share a queue wait for each other. With CUDA's default of 8, decoding falls from 10,000 images/s to
-    # 400 while a model's CUDA graph runs on an H100; 32 is the most. CUDA reads it once, when it begins.
-    if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized():
-        os.environ.setdefault(_QUEUES, "32")
-    elif _QUEUES not in os.environ:
-        log.info("CUDA had begun before: set %s=32 earlier, or embedding may take twice as long", _QUEUES)
+    ask_for_queues()
     if wanted == "cpu" or (wanted == "auto" and has_no_gpu()):
         return ["cpu"]  # without loading torch, which takes seconds
     import torch
@@ -101,10 +96,42 @@ def choose_devices(wanted: str, runtime: str, family: str = "") -> list[str]:
     return list(map(str, chosen))
 
 
-def _onnx_has_cuda() -> bool:
-    from lookalike.encoders.onnx import has_cuda
+def _is_on_the_processor(wanted: str, runtime: str, family: str) -> bool:
+    """Whether what computes has no GPU anyway."""
+    if family == "ONNX" and wanted == "auto":
+        from lookalike.encoders.onnx import has_cuda
 
-    return has_cuda()
+        return not has_cuda()
+    return runtime == "openvino"
+
+
+def ask_for_queues() -> None:
+    """Have CUDA give every stream a queue of its own, if it has not begun yet.
+
+    Streams that share a queue wait for each other. With CUDA's default of 8, decoding falls from 10,000 images/s to
+    400 while a model's CUDA graph runs on an H100; 32 is the most. CUDA reads it once, when it begins.
+    """
+    if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized():
+        os.environ.setdefault(_QUEUES, "32")
+    elif _QUEUES not in os.environ:
+        log.info("CUDA had begun before: set %s=32 earlier, or embedding may take twice as long", _QUEUES)
+
+
+def guess_devices(wanted: str, runtime: str, family: str = "") -> list[str]:
+    """What `choose_devices` will probably return, without loading torch, which takes seconds.
+
+    GPUs are counted by their device files and by `CUDA_VISIBLE_DEVICES`.
+    """
+    if _is_on_the_processor(wanted, runtime, family):
+        return ["cpu"]
+    if wanted != "auto":
+        return ["cuda:0" if name.strip() == "cuda" else name.strip() for name in wanted.split(",")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    else:
+        count = len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return [f"cuda:{number}" for number in range(count)] if count and not has_no_gpu() else ["cpu"]
 
 
 @functools.cache

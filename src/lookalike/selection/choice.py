@@ -74,6 +74,7 @@ class Chooser:
         self._pool, self._excluded, self._allowed = pool, excluded, allowed
         self._targets, self._weights, self._avoid = targets, weights, avoid
         self._settings, self._devices, self._diary = settings, devices, diary
+        self._arithmetic = arithmetic_of(pool, devices)
 
     def choose(self, budget: int) -> Chosen:
         """Settle it for so many kept images; reads the pool once, unless `nearest` is asked for."""
@@ -95,7 +96,7 @@ class Chooser:
             )
         scorer = Scorer(
             whitening, choice.option, self._targets, self._weights, background, self._devices, self._avoid,
-            settings.avoid_weight, arithmetic_of(self._pool, self._devices),
+            settings.avoid_weight, self._arithmetic,
         )  # fmt: skip
         return Chosen(scorer, choice, len(background.rows))
 
@@ -122,7 +123,7 @@ class Chooser:
         )  # fmt: skip
         tried = held_out(
             sample, options, metric=settings.knn_metric, share=budget / self._allowed, splits=settings.splits,
-            seed=settings.seed, devices=self._devices,
+            seed=settings.seed, arithmetic=self._arithmetic,
         )  # fmt: skip
         ordered = tuple(sorted(tried, key=lambda one: one.log_rank))
         first, last = ordered[0], ordered[-1]

@@ -18,7 +18,7 @@ from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.base import Float64s, Floats, Neighbors, Rows
 from lookalike.neighbors.certificate import Certificate
 from lookalike.neighbors.devices import choose_devices
-from lookalike.neighbors.held import hold
+from lookalike.neighbors.held import Arithmetic, hold
 from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import Side, pick_vectors
 from lookalike.progress import progress
@@ -154,9 +154,9 @@ class _Found:
     distances: list[Float64s]
 
     @classmethod
-    def of(cls, hidden: Hidden, options: Sequence[Option], metric: str, devices: list[str]) -> _Found:
+    def of(cls, hidden: Hidden, options: Sequence[Option], metric: str, arithmetic: Arithmetic) -> _Found:
         """Rank them once."""
-        ranks = {option: hidden.ranks(option, metric, devices) for option in options}
+        ranks = {option: hidden.ranks(option, metric, arithmetic) for option in options}
         return cls(hidden, ranks, hidden.distances(metric))
 
     def recall(self, setting: Setting, share: float) -> float:
@@ -188,6 +188,7 @@ class _Sweep:
         self._allowed = pool.rows - (0 if excluded is None else int(excluded.sum()))
         self._devices = choose_devices(settings.device, float(targets.rows) * pool.rows * pool.dimension)
         self._pool = hold(pool, self._devices)
+        self._arithmetic = arithmetic_of(self._pool, self._devices)
         self._vectors: Floats = vectors_of(targets)
 
     def result(
@@ -211,7 +212,7 @@ class _Sweep:
             own = np.quantile(near_ones[np.isfinite(near_ones)], quantiles) if len(quantiles) else ()
             thresholds = (OFF, *sorted({float(f"{value:.4g}") for value in own}, reverse=True))
         images, options, hidden = self._scored(components)
-        found = None if hidden is None else _Found.of(hidden, options, settings.knn_metric, self._devices)
+        found = None if hidden is None else _Found.of(hidden, options, settings.knn_metric, self._arithmetic)
         points = []
         trials = list(product(options, topns, thresholds))
         with progress("trying", len(trials), "settings") as advance:
@@ -243,12 +244,12 @@ class _Sweep:
                 f"(seed {settings.seed})"
             )
         options = [Option("nearest", 0), *(Option(scoring, number) for scoring in WHITENED for number in numbers)]
-        weights, arithmetic = np.ones(len(self._vectors)), arithmetic_of(self._pool, self._devices)
+        weights = np.ones(len(self._vectors))
         base = score_pool(
             self._pool, self._excluded, self._vectors, settings.knn_metric, self._devices, None
         )  # also finds the nearest target of every image
         scorers = [
-            Scorer(whitening, option, self._vectors, weights, background, self._devices, arithmetic=arithmetic)
+            Scorer(whitening, option, self._vectors, weights, background, self._devices, arithmetic=self._arithmetic)
             for option in options[1:]
         ]
         scores: list[Singles] = [base.scores.copy() for _ in scorers]
