@@ -163,10 +163,6 @@ def test_models_that_are_refused(clip_snapshot, siglip_snapshot, tmp_path):
         lookalike.embed_texts(texts, tmp_path / "out.parquet", "timm", "resnet18")
     with pytest.raises(lookalike.EncoderError, match="model=SigLIP was asked for"):
         lookalike.embed_texts(texts, tmp_path / "out.parquet", "SigLIP", str(clip_snapshot))
-    bare = tmp_path / "bare"
-    shutil.copytree(siglip_snapshot, bare, ignore=shutil.ignore_patterns("spiece.model", "tokenizer*", "special*"))
-    with pytest.raises(lookalike.EncoderError, match="its tokenizer cannot be loaded"):
-        lookalike.embed_texts(texts, tmp_path / "out.parquet", "SigLIP", str(bare))
     images_only = tmp_path / "images only"
     shutil.copytree(clip_snapshot, images_only)
     from safetensors.torch import load_file, save_file
@@ -176,6 +172,44 @@ def test_models_that_are_refused(clip_snapshot, siglip_snapshot, tmp_path):
     save_file(kept, images_only / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(lookalike.EncoderError, match="weights are missing"):
         lookalike.embed_texts(texts, tmp_path / "out.parquet", "CLIP", str(images_only))
+
+
+@pytest.mark.parametrize(
+    ("model", "snapshot"), [("CLIP", "clip_snapshot"), ("SigLIP", "siglip_snapshot"), ("SigLIP2", "naflex")]
+)
+@pytest.mark.parametrize("kept", ["", "tokenizer_config.json"])
+def test_a_snapshot_without_its_tokenizer(model, snapshot, kept, tmp_path, request):
+    """transformers makes one of CLIP and of SigLIP2 that knows no word at all, and says nothing."""
+    bare = tmp_path / "bare"
+    shutil.copytree(request.getfixturevalue(snapshot), bare)
+    for file in [*bare.glob("*token*"), *bare.glob("spiece*")]:
+        if file.name != kept:
+            file.unlink()
+    with pytest.raises(lookalike.EncoderError, match="has no tokenizer that can be read"):
+        lookalike.embed_texts(pa.table({"text": ["a"]}), tmp_path / "out.parquet", model, str(bare))
+
+
+def test_a_tokenizer_of_another_model(clip_snapshot, tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(clip_snapshot, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["x</w>"] = 100_000
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(lookalike.EncoderError, match="gives the token number 100000, and the model knows 100"):
+        lookalike.embed_texts(pa.table({"text": ["x"]}), tmp_path / "out.parquet", "CLIP", str(folder))
+
+
+@pytest.mark.parametrize("package", ["sentencepiece", "protobuf"])
+def test_siglips_tokenizer_without_its_packages(package, siglip_snapshot, tmp_path, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    name = {"protobuf": "google.protobuf"}.get(package, package)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda module, *rest: None if module == name else find(module, *rest)
+    )
+    with pytest.raises(lookalike.MissingDependency, match=rf"(?s)'{package}' is needed .*'lookalike\[text\]'"):
+        lookalike.embed_texts(pa.table({"text": ["a"]}), tmp_path / "out.parquet", "SigLIP", str(siglip_snapshot))
 
 
 # Texts and images

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,11 +128,11 @@ def embed_texts_with(encoder: TextEncoder, table: pa.Table, settings: TextEmbedd
             done = 0
             for span in pending:
                 workplace.begin(span)
-                vectors = _vectors(encoder, texts[span.start : span.stop], settings.batch_size)
+                shown = functools.partial(_advance, advance, done, len(span))
+                vectors = _vectors(encoder, texts[span.start : span.stop], settings.batch_size, shown)
                 _check(vectors, span, settings)
                 workplace.commit(Shard(span, np.array(span, np.int64), vectors))
                 done += len(span)
-                advance(done)
         seconds = time.perf_counter() - started
         with (
             atomic_path(output) as temporary,
@@ -146,12 +147,22 @@ def embed_texts_with(encoder: TextEncoder, table: pa.Table, settings: TextEmbedd
     return TextEmbeddingResult(output, columns, len(texts), encoder.identity, seconds, warnings)
 
 
-def _vectors(encoder: TextEncoder, texts: Sequence[str], batch_size: int) -> npt.NDArray[np.float32]:
-    """The vectors of some texts, batch by batch, each distinct text once."""
+def _vectors(
+    encoder: TextEncoder, texts: Sequence[str], batch_size: int, on_share: Callable[[float], None]
+) -> npt.NDArray[np.float32]:
+    """The vectors of some texts, batch by batch, each distinct text once; tells what share of them is done."""
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     distinct = list(places)
-    batches = [encoder.encode(distinct[at : at + batch_size]) for at in range(0, len(distinct), batch_size)]
+    batches = []
+    for first in range(0, len(distinct), batch_size):
+        batches.append(encoder.encode(distinct[first : first + batch_size]))
+        on_share(min(1.0, (first + batch_size) / len(distinct)))
     return np.concatenate(batches)[[places[text] for text in texts]]
+
+
+def _advance(advance: Callable[[int], None], before: int, rows: int, share: float) -> None:
+    """Move the progress bar on by a share of some rows."""
+    advance(before + int(rows * share))
 
 
 def _check(vectors: npt.NDArray[np.float32], span: range, settings: TextEmbeddingsConfig) -> None:

@@ -9,7 +9,9 @@ the image side is loaded, too, and let go.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -79,16 +81,29 @@ class Tokenizer:
         The tokenizer of transformers.
     tokens:
         How many a text becomes.
+    known:
+        How many different tokens the model knows.
+    where:
+        The model, for messages.
     """
 
     module: Any
     tokens: int
+    known: int
+    where: str
 
     def __call__(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """The model's arguments for some texts, each texts x tokens, padded or cut."""
         made = self.module(
             list(texts), truncation=True, padding="max_length", max_length=self.tokens, return_tensors="pt"
         )
+        largest = int(made["input_ids"].max())
+        if largest >= self.known:
+            raise EncoderError(
+                f"its tokenizer gives the token number {largest}, and the model knows {self.known}",
+                where=self.where,
+                hint="the snapshot mixes files of two models; fetch it again",
+            )
         # As the tokenizer's own settings say: those of SigLIP give no mask, because the model was trained without.
         return {key: made[key] for key in ("input_ids", "attention_mask") if key in made}
 
@@ -243,16 +258,42 @@ def _load(request: LoadRequest, images: ModelIdentity) -> TextEncoder:
 def _read_tokenizer(model_path: str, tower: Tower, text_config: Any) -> Tokenizer:
     """The snapshot's own tokenizer, and how many tokens a text becomes."""
     from transformers import AutoTokenizer
-    from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
     try:
+        if _named(model_path).startswith("SiglipTokenizer"):
+            # Without these, transformers would take another tokenizer, which splits texts in another way.
+            for package, module_name in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf")):
+                if not _is_installed(module_name):
+                    raise MissingDependency.of(package, "text", "for the tokenizer of this model")
         module = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
+        # Without its files, transformers may make one that knows nothing but its special tokens.
+        is_empty = module("ab")["input_ids"] == module("cd")["input_ids"]
     except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        for package, is_there in (("sentencepiece", is_sentencepiece_available), ("protobuf", is_protobuf_available)):
-            if package in str(error).lower() and not is_there():
-                raise MissingDependency.of(package, "text", "for the tokenizer of this model") from error
-        raise not_loaded(model_path, "its tokenizer", error) from error
+        if not Path(model_path).is_dir():
+            raise not_loaded(model_path, "its tokenizer", error) from error
+        is_empty = True
+    if is_empty:
+        raise EncoderError(
+            "has no tokenizer that can be read",
+            where=model_path,
+            hint="copy it from where the model came from: tokenizer_config.json with tokenizer.json, or spiece.model for "
+            "SigLIP",
+        )
     limits = [tower.tokens] if tower.tokens else [module.model_max_length]
     limits.append(getattr(text_config, "max_position_embeddings", None) or _MOST_TOKENS)
     tokens = min(limits)
-    return Tokenizer(module, int(tokens) if tokens < _MOST_TOKENS else _TOKENS)
+    length = int(tokens) if tokens < _MOST_TOKENS else _TOKENS
+    return Tokenizer(module, length, int(text_config.vocab_size), model_path)
+
+
+def _named(model_path: str) -> str:
+    """The class of the tokenizer, as the snapshot names it; empty where it does not."""
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    return str(get_tokenizer_config(model_path).get("tokenizer_class") or "")
+
+
+def _is_installed(module: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):  # of the package above it
+        return importlib.util.find_spec(module) is not None
+    return False
