@@ -19,6 +19,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lookalike.embedding.images import EmbeddingResult as EmbeddingResult
     from lookalike.embedding.images import embed_images as embed_images
+    from lookalike.embedding.texts import TextEmbeddingResult as TextEmbeddingResult
+    from lookalike.embedding.texts import embed_texts as embed_texts
     from lookalike.encoders.identity import EncoderIdentity as EncoderIdentity
     from lookalike.errors import ConfigError as ConfigError
     from lookalike.errors import EncoderError as EncoderError
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "lookalike.embedding.images": ("EmbeddingResult", "embed_images"),
+    "lookalike.embedding.texts": ("TextEmbeddingResult", "embed_texts"),
     "lookalike.encoders.identity": ("EncoderIdentity",),
     "lookalike.errors": (
         "ConfigError",

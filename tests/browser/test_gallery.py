@@ -588,3 +588,20 @@ CONTRAST = """() => {
   }
   return { texts, poor };
 }"""
+
+
+def test_a_text_stands_where_a_target_has_its_picture(open_page, tmp_path, screenshot):
+    """As text, whatever it holds; it is no link, and the keys work as for images."""
+    texts = ["<img src=x onerror=alert(1)> lifted lead / side light, " * 6, "crack"]
+    folder = make_run(tmp_path / "run", target_paths=texts, pool=6, topn=2)
+    table = pq.read_table(folder.targets)
+    pq.write_table(table.rename_columns(["text", *table.column_names[1:]]), folder.targets)
+    write_gallery(folder)
+    page = open_page(folder.gallery)
+    said = page.locator(".query .said")
+    assert said.all_inner_texts() == [" ".join(text.split()) for text in texts]
+    assert page.locator(".query a").count() == 0
+    box, shot = said.first.bounding_box(), page.locator(".query .shot").first.bounding_box()
+    assert box["height"] <= shot["height"]
+    assert box["width"] <= shot["width"]
+    screenshot(page, "texts")

@@ -85,10 +85,3 @@ def test_version(run_command, tmp_path):
 
     assert run_command("lookalike", "--version", cwd=tmp_path).stdout == f"lookalike {lookalike.__version__}\n"
     assert lookalike.__version__ in run_command("tmm", "--version", cwd=tmp_path).stdout
-
-
-def test_actions_that_are_still_to_come_say_so(run_command, tmp_path):
-    for name, action in (("embedding", "text_embeddings"),):
-        done = run_command(name, action, "-e", "spec.yaml", cwd=tmp_path)
-        assert done.last_line == "Execution status: FAIL"
-        assert f"{name} {action} is not in this version" in done.stderr

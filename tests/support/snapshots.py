@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from support.tokenizers import clip_tokenizer, siglip_tokenizer
+
 VOCABULARY = {"vocab_size": 100, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 
 
@@ -23,6 +25,7 @@ def clip(folder: Path, *, seed: int = 0, image_size: int = 32) -> Path:
     CLIPImageProcessorPil(
         size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
     ).save_pretrained(folder)
+    clip_tokenizer(folder)
     return folder
 
 
@@ -44,4 +47,5 @@ def siglip(folder: Path, *, seed: int = 0, image_size: int = 32, hidden: int = 3
             parameter.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": image_size, "width": image_size}).save_pretrained(folder)
+    siglip_tokenizer(folder)
     return folder

@@ -16,6 +16,7 @@ from lookalike.config.schemas import (
     MISSING,
     ImageEmbeddingsConfig,
     NearestNeighborsConfig,
+    TextEmbeddingsConfig,
     UniqueNeighborMatchingConfig,
     settings_of,
 )
@@ -26,7 +27,12 @@ from lookalike.errors import ConfigError
 class Action:
     """One action of a category: its settings, and what it does with them."""
 
-    schema: type[ImageEmbeddingsConfig] | type[NearestNeighborsConfig] | type[UniqueNeighborMatchingConfig]
+    schema: (
+        type[ImageEmbeddingsConfig]
+        | type[TextEmbeddingsConfig]
+        | type[NearestNeighborsConfig]
+        | type[UniqueNeighborMatchingConfig]
+    )
     task: Callable[[Any], None]
 
 
@@ -58,6 +64,19 @@ def _image_embeddings(config: ImageEmbeddingsConfig) -> None:
     print(f"Images set aside: {len(result.quarantined)}")
     if result.quarantine_path:
         print(f"Quarantine table: {result.quarantine_path}")
+
+
+def _text_embeddings(config: TextEmbeddingsConfig) -> None:
+    """Embed texts, and print what was written."""
+    from lookalike.embedding.texts import embed_texts
+
+    result = embed_texts(**asdict(config))
+    model = result.identity.model
+    print(f"Embeddings saved to: {result.path}")
+    print(f"Rows: {result.rows}")
+    print(f"Columns: {list(result.columns)}")
+    print(f"Encoder: {model.family} {config.model_path}, fingerprint {result.identity.fingerprint[:12]}")
+    print(f"Time: {result.seconds:.1f} s for {result.rows} texts")
 
 
 def _nearest_neighbors(config: NearestNeighborsConfig) -> None:
@@ -93,15 +112,15 @@ def _unique_neighbor_matching(config: UniqueNeighborMatchingConfig) -> None:
 
 #: Every category with its actions.
 ACTIONS = {
-    "embedding": {"image_embeddings": Action(ImageEmbeddingsConfig, _image_embeddings)},
+    "embedding": {
+        "image_embeddings": Action(ImageEmbeddingsConfig, _image_embeddings),
+        "text_embeddings": Action(TextEmbeddingsConfig, _text_embeddings),
+    },
     "tmm": {
         "nearest_neighbors": Action(NearestNeighborsConfig, _nearest_neighbors),
         "unique_neighbor_matching": Action(UniqueNeighborMatchingConfig, _unique_neighbor_matching),
     },
 }
-
-#: Actions of the reference that are still to come.
-NOT_YET = {"embedding": ("text_embeddings",)}
 
 
 def _dispatch(category: str, arguments: list[str]) -> None:
@@ -118,8 +137,6 @@ def _dispatch(category: str, arguments: list[str]) -> None:
 
         print(f"{category} (lookalike) {__version__}")
         return
-    if name in NOT_YET.get(category, ()):
-        raise ConfigError(f"{category} {name} is not in this version", hint=f"it has: {', '.join(actions)}")
     if name not in actions:
         near = difflib.get_close_matches(name, actions, n=1)
         guess = f"did you mean {near[0]}? " if near else ""

@@ -34,6 +34,10 @@ def mine(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any other setting: docs/settings.md has all.")
     ] = None,
     targets: Annotated[str | None, _named("targets")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A text that says what to look for, in place of --targets; may be given again."),
+    ] = None,
     pool: Annotated[str | None, _named("pool")] = None,
     out: Annotated[str | None, _named("out")] = None,
     run_dir: Annotated[str | None, _named("run_dir")] = None,
@@ -71,8 +75,12 @@ def mine(
         "topn": topn, "knn_metric": metric, "filter_by_label": by_label, "device": device,
         "images_root": images_root, "light": light, "image_ext": image_ext,
     }  # fmt: skip
+    if text:
+        if targets is not None or any(word.startswith("targets=") for word in settings or ()):
+            raise typer.BadParameter("--text stands in place of --targets, and both were given")
+        named["targets"] = f"{len(text)} given texts"
     words = key_values(named, settings or [])
-    if not report_errors(lambda: _mine(words, spec, resume, cfg, dry_run)):
+    if not report_errors(lambda: _mine(words, spec, resume, cfg, dry_run, text or [])):
         raise typer.Exit(1)
 
 
@@ -89,14 +97,17 @@ def key_values(named: dict[str, Any], settings: list[str]) -> list[str]:
     return words
 
 
-def _mine(words: list[str], spec: Path | None, resume: Path | None, cfg: str | None, dry_run: bool) -> None:
+def _mine(
+    words: list[str], spec: Path | None, resume: Path | None, cfg: str | None, dry_run: bool, texts: list[str]
+) -> None:
     """Compose the settings and do what is asked for."""
     from lookalike.config.compose import CommandLine, run
 
     flags = () if cfg is None else ("--cfg", cfg)
     if resume is None:
         try:
-            run(RunConfig, CommandLine(spec, tuple(words), flags), _plan if dry_run else _run)
+            task = _plan if dry_run else _run
+            run(RunConfig, CommandLine(spec, tuple(words), flags), lambda config: task(config, texts))
         except MissingSetting as error:
             raise _needed(error.keys) from error
         return
@@ -131,10 +142,17 @@ def _needed(keys: Sequence[str]) -> ConfigError:
     )
 
 
-def _run(config: RunConfig) -> None:
+def _run(config: RunConfig, texts: list[str]) -> None:
     from lookalike.workflow.run import run
 
-    _show(run(**asdict(config)))
+    _show(run(**{**asdict(config), **_given(texts)}))
+
+
+def _given(texts: list[str]) -> dict[str, Any]:
+    """Texts of the command line as the table of targets; nothing where there are none."""
+    import pyarrow as pa
+
+    return {"targets": pa.table({"text": texts})} if texts else {}
 
 
 def _resume(folder: Path) -> None:
@@ -143,10 +161,10 @@ def _resume(folder: Path) -> None:
     _show(resume_run(folder), now=False)
 
 
-def _plan(config: RunConfig) -> None:
+def _plan(config: RunConfig, texts: list[str]) -> None:
     from lookalike.workflow.run_plan import plan_run
 
-    _show_plan(plan_run(config))
+    _show_plan(plan_run(config, **_given(texts)))
 
 
 def _show(result: RunResult, *, now: bool = True) -> None:
@@ -193,7 +211,7 @@ def _side(side: InputRecord, *, now: bool) -> str:
     # Of a side that was stopped and continued, it is not known how many of the first part came from the cache.
     parts = [f"{side.embedded} embedded" if side.continued else f"{fresh} embedded{' now' if now else ''}"]
     parts += [f"{count} {words}" for words, count in known.items() if count]
-    text = f"{side.rows} images: {', '.join(parts)}, in {side.seconds:.1f} s"
+    text = f"{side.rows} {'texts' if side.texts else 'images'}: {', '.join(parts)}, in {side.seconds:.1f} s"
     if side.quarantined:
         reasons = ", ".join(f"{count} {reason}" for reason, count in side.quarantined.items())
         text += f"; {sum(side.quarantined.values())} set aside ({reasons})"
@@ -255,8 +273,8 @@ def _work(plan: RunPlan, side: Side) -> str:
     """What is to be done for a side; what the cache has of it, as far as that shows without reading an image."""
     from lookalike.workflow.run_plan import CacheState
 
-    if side.is_ready:
-        return "taken as they are"
+    if side.is_ready or side.is_text:
+        return "taken as they are" if side.is_ready else "texts, to embed"
     if plan.cache is CacheState.OFF:
         return "to embed"
     if plan.cache is CacheState.EMPTY:

@@ -31,11 +31,14 @@ from lookalike.config.schemas import (
     ImageEmbeddingsConfig,
     NearestNeighborsConfig,
     RunConfig,
+    TextEmbeddingsConfig,
     UniqueNeighborMatchingConfig,
 )
 from lookalike.errors import ConfigError, MissingSetting
 
-Schema = ImageEmbeddingsConfig | NearestNeighborsConfig | UniqueNeighborMatchingConfig | RunConfig
+Schema = (
+    ImageEmbeddingsConfig | TextEmbeddingsConfig | NearestNeighborsConfig | UniqueNeighborMatchingConfig | RunConfig
+)
 
 #: Hydra's own logging and folders are switched off: the commands log and write by themselves.
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")

@@ -64,13 +64,13 @@ class ImageEmbeddingsConfig:
     output_parquet: str = setting(MISSING, "where the embedding table goes; parent folders are made")
     model: str = setting(
         MISSING,
-        "the family: CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, C-RADIO, timm, OpenCLIP, TAO; auto: as the model's own "
-        "config.json says",
+        "the family: CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, C-RADIO, timm, OpenCLIP, TAO, ONNX, TorchScript, "
+        "ExportedProgram, or that of an installed plug-in; auto: as the model's own config.json says",
     )
     model_path: str = setting(
         MISSING,
         "Hugging Face id, local snapshot folder, a TAO checkpoint (.pth, .ckpt), a checkpoint file with architecture, "
-        "or (timm) a model name",
+        "the file of an exported model (.onnx, .ts, .pt, .pt2), or (timm) a model name",
     )
     model_config_path: str = setting("", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else")
     batch_size: int = setting(64, "images per forward pass")
@@ -105,8 +105,8 @@ class ImageEmbeddingsConfig:
     )
     trust_remote_code: bool = setting(
         False,
-        "true: the Python code that comes with the model runs on this machine; only for C-RADIO models that "
-        "transformers cannot load by itself",
+        "true: code that comes with the model runs on this machine: needed for TorchScript and exported programs, and "
+        "for C-RADIO models that transformers cannot load by itself",
     )
     device: str = setting(
         "auto", "auto (every CUDA device, one process each), cpu, cuda, cuda:N, mps, or several with commas"
@@ -192,6 +192,35 @@ class ImageEmbeddingsConfig:
         at_least("retries", self.retries, 0)
         if not self.time_limit > 0:  # also refuses NaN
             raise ConfigError(f"time_limit={self.time_limit} is not possible", hint="time_limit must be more than 0")
+
+
+@dataclass
+class TextEmbeddingsConfig:
+    """Embed the texts of a table with the text side of an encoder, to be compared with images of that encoder."""
+
+    input_parquet: str = setting(
+        MISSING,
+        "texts to embed: a parquet file or folder, CSV, TSV, JSON Lines (column `text`), or a text file with a text in "
+        "every line",
+    )
+    output_parquet: str = same(ImageEmbeddingsConfig, "output_parquet")
+    model: str = setting(MISSING, "CLIP, SigLIP or SigLIP2")
+    model_path: str = setting(MISSING, "Hugging Face id, or local snapshot folder")
+    batch_size: int = setting(64, "texts per forward pass")
+    normalize: str = setting(
+        "auto", "vectors of length 1: auto: as for images of the family (no); true, for images embedded so; false"
+    )
+    device: str = setting("auto", "auto (a CUDA device where there is one), cpu, cuda, cuda:N or mps")
+    precision: str = setting("fp32", "fp32: as the reference; bf16, fp16; auto: fp32")
+    shard_rows: int = same(ImageEmbeddingsConfig, "shard_rows")
+
+    def validate(self) -> None:
+        """Refuse what cannot be right, before any work starts."""
+        self.images().validate()
+
+    def images(self) -> ImageEmbeddingsConfig:
+        """The settings of the image side: those of texts where both have them, and otherwise the usual ones."""
+        return ImageEmbeddingsConfig(**{f.name: getattr(self, f.name) for f in fields(self)})
 
 
 @dataclass
@@ -505,9 +534,10 @@ class RunConfig:
     targets: str = setting(
         MISSING,
         "the images to find more of: a parquet file or folder, CSV, TSV, JSON Lines (column `filepath`), a text file "
-        "of paths, a folder of images, a Visual ChangeNet CSV, or an embedding table",
+        "of paths, a folder of images, a Visual ChangeNet CSV, or an embedding table; or texts that say what to look "
+        "for: a table with a column `text` and none `filepath`",
     )
-    pool: str = setting(MISSING, "where to look for them: the same kinds of input")
+    pool: str = setting(MISSING, "where to look for them: the same kinds of input, but no texts")
     out: str = setting(".", "the run folder is made in here, as mining_results/YYYY-MM-DD_HHMMSS")
     run_dir: str = setting("", "exactly this run folder instead, which must be empty or absent")
     model: str = same(ImageEmbeddingsConfig, "model", "SigLIP")
@@ -606,6 +636,13 @@ class RunConfig:
         mine = {f.name for f in fields(self)} - {"crop"}
         shared = {f.name: getattr(self, f.name) for f in fields(ImageEmbeddingsConfig) if f.name in mine}
         return ImageEmbeddingsConfig(input_parquet=input_parquet, output_parquet=output_parquet, **shared)
+
+    def texts(self, input_parquet: str, output_parquet: str) -> TextEmbeddingsConfig:
+        """The settings of the embedding step of targets that are texts; they take the first of several devices."""
+        mine = {f.name for f in fields(self)}
+        shared = {f.name: getattr(self, f.name) for f in fields(TextEmbeddingsConfig) if f.name in mine}
+        shared["device"] = self.device.split(",")[0].strip()
+        return TextEmbeddingsConfig(input_parquet=input_parquet, output_parquet=output_parquet, **shared)
 
     def mining(self, source_parquet: str, target_parquet: str, output_parquet: str) -> NearestNeighborsConfig:
         """The settings of the mining step, on the run folder's own tables, whose vectors are in `embedding`."""

@@ -23,6 +23,7 @@ from lookalike.embedding.reuse import EarlierTable, Source
 from lookalike.embedding.shards import Plan, Spans, Workplace, digest_of
 from lookalike.embedding.workers import Crew
 from lookalike.encoders.base import Encoder
+from lookalike.encoders.families import canonical_model
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.encoders.load import check_model, check_runtime, choose_devices, guess_devices
 from lookalike.errors import ImagesFailed
@@ -166,7 +167,9 @@ def embed_images(
     output = Path(output_parquet)
     given = (settings.input_parquet,) if isinstance(input_parquet, str | Path) else ()
     large = may_have_more_rows(input_parquet, settings.shard_rows)
-    with Crew(settings, guess_devices(settings.device, settings.runtime) if large else ()) as crew:
+    with Crew(
+        settings, guess_devices(settings.device, settings.runtime, canonical_model(settings.model)) if large else ()
+    ) as crew:
         devices = _choose_devices(settings)
         for written in (output, sibling(output, "_quarantine")):
             check_output(written, inputs=(*given, *((settings.reuse,) if settings.reuse else ())))
@@ -198,7 +201,7 @@ def _check_settings(settings: ImageEmbeddingsConfig) -> list[Source]:
 
 def _choose_devices(settings: ImageEmbeddingsConfig) -> list[str]:
     """Where to embed."""
-    devices = choose_devices(settings.device, settings.runtime)
+    devices = choose_devices(settings.device, settings.runtime, canonical_model(settings.model))
     check_card(settings, devices[0])
     return devices
 

@@ -36,7 +36,7 @@ from lookalike.embedding.cache import count_cached
 from lookalike.embedding.cache_folder import MEMORY_SUFFIX
 from lookalike.embedding.loop import cache_folder_of, load_model
 from lookalike.encoders.base import Encoder, Pending, Pixels
-from lookalike.encoders.families import FAMILIES, canonical_model
+from lookalike.encoders.families import AUTO, FAMILIES, canonical_model, find_family
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.errors import EncoderError, TableError
 from lookalike.images.preprocess import Preprocessing
@@ -190,10 +190,13 @@ def _place(settings: ImageEmbeddingsConfig) -> Path | None:
     # What foreign code does, nobody knows; and a training spec is no file of the model that would be looked at.
     if folder is None or settings.trust_remote_code or settings.model_config_path:
         return None
+    model = canonical_model(settings.model)
+    if model != AUTO and not find_family(model).remembered:
+        return None
     asked = {name: getattr(settings, name) for name in _ASKED}
     # Relative paths are part of the identity as they are, and stand for something else elsewhere.
     path = str(Path(settings.model_path).absolute()) if _is_local(settings) else ""
-    asked |= {"model": canonical_model(settings.model), "path": path}
+    asked |= {"model": model, "path": path}
     name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return folder / f"{name}{MEMORY_SUFFIX}"
 

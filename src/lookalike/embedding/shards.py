@@ -56,7 +56,7 @@ class Plan:
     Attributes
     ----------
     inputs:
-        Digest of the paths, in order.
+        Digest of the paths or texts, in order.
     encoder:
         Fingerprint of the encoder.
     numerics:
@@ -72,7 +72,7 @@ class Plan:
 
 
 def digest_of(filepaths: Sequence[str]) -> str:
-    """SHA-256 over paths in order."""
+    """SHA-256 over paths or texts in order."""
     digest = hashlib.sha256()
     for path in filepaths:
         digest.update(path.encode("utf-8", "surrogatepass") + b"\0")
@@ -139,9 +139,11 @@ class Workplace:
     plan:
         What this run does.
     filepaths:
-        All paths of the input.
+        All paths of the input, or all texts.
     shard_rows, batch_size:
         Of the settings; see `cut_into_spans`.
+    has_files:
+        Whether a shard is finished only as long as its files are as they were.
 
     Raises
     ------
@@ -149,13 +151,23 @@ class Workplace:
         On entry, when another process is writing the same output.
     """
 
-    def __init__(self, output: Path, plan: Plan, filepaths: Sequence[str], shard_rows: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        output: Path,
+        plan: Plan,
+        filepaths: Sequence[str],
+        shard_rows: int,
+        batch_size: int,
+        *,
+        has_files: bool = True,
+    ) -> None:
         self.spans = cut_into_spans(len(filepaths), shard_rows, batch_size)
         self._shard_rows = shard_rows
         self._output = output
         self._folder = output.with_name(f".{output.name}.work")
         self._plan = plan
         self._filepaths = filepaths
+        self._has_files = has_files
         self._lock = filelock.FileLock(self._folder / "lock")
         self._states: dict[range, str] = {}
 
@@ -273,6 +285,8 @@ class Workplace:
 
     def _state_of(self, span: range) -> str:
         """SHA-256 over size and time of a span's local files; a missing file has a state, too."""
+        if not self._has_files:
+            return ""
         digest = hashlib.sha256()
         for row in span:
             try:

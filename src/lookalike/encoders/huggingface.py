@@ -77,7 +77,7 @@ def _load(content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
     from lookalike.encoders.graph import GraphedForward
 
     tower = TOWERS[str(content.get("model_type") or "radio")]
-    config = _vision_config(read_config(request.model_path, content))
+    config = _vision_config(config_of(content, request.model_path))
     device = choose_device(request.device)
     read = read_preprocessing(request.model_path, always_resizes=tower.family == "C-RADIO")
     preprocessing = with_side(read, request.image_size) if request.image_size else read
@@ -257,7 +257,7 @@ def _class(name: str) -> Any:
         ) from error
 
 
-def read_config(model_path: str, content: dict[str, Any]) -> Any:
+def config_of(content: dict[str, Any], model_path: str) -> Any:
     """The model's configuration as transformers' object; `content` is its config.json."""
     from transformers import AutoConfig
 
@@ -280,8 +280,8 @@ def _vision_config(config: Any) -> Any:
     return vision
 
 
-def read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
-    """The vision tower in float32, with every weight from the file.
+def read_weights(tower_class: Any, config: Any, model_path: str) -> Any:
+    """One tower of a model in float32, with every weight from the file.
 
     transformers fills missing weights with random numbers and only logs it; that is refused here.
     """
@@ -289,7 +289,7 @@ def read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
     from safetensors import SafetensorError
 
     try:
-        module, report = vision_class.from_pretrained(
+        module, report = tower_class.from_pretrained(
             model_path, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except pickle.UnpicklingError as error:

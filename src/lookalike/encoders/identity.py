@@ -3,6 +3,9 @@
 It travels in the metadata of every embedding table. *Model* decides what a vector means: its hash is the
 fingerprint, and vectors are comparable when fingerprints agree. *Numerics* says with how much rounding it was
 computed: where only that differs, a warning is enough. *Origin* is for people.
+
+A text encoder has a fourth part, *images*: the model part of the image encoder that it was trained with. Its vectors
+are compared with the vectors of that encoder, and with no others.
 """
 
 from __future__ import annotations
@@ -10,11 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from lookalike.errors import TableError
 
 #: Raised when the meaning of a field changes, so that old and new tables do not pass for the same.
 VERSION = 1
+#: Between the pooling of a model and what its vectors are averaged over.
+AVERAGED = ", mean of "
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class ModelIdentity:
     weights:
         SHA-256 over the names, shapes, types and bytes of the tensors in use.
     preprocessing:
-        SHA-256 over the preprocessing and how files become pixels.
+        SHA-256 over the preprocessing and how files become pixels; of a text encoder, over how texts become tokens.
     pooling:
         How tokens or feature maps become one vector.
     normalisation:
@@ -67,20 +73,31 @@ class Origin:
 
 @dataclass(frozen=True)
 class EncoderIdentity:
-    """What wrote the vectors of a table."""
+    """What wrote the vectors of a table.
+
+    Attributes
+    ----------
+    model, numerics, origin:
+        See the module.
+    images:
+        Of a text encoder: the image encoder that it belongs to, with its usual settings. None of an image encoder.
+    """
 
     model: ModelIdentity
     numerics: Numerics
     origin: Origin
+    images: ModelIdentity | None = None
 
     @property
     def fingerprint(self) -> str:
-        """A hash over the model part: equal fingerprints, comparable vectors."""
-        return hashlib.sha256(json.dumps(asdict(self.model), sort_keys=True).encode()).hexdigest()
+        """A hash over the model part: equal fingerprints, the same vectors for the same input."""
+        return hashlib.sha256(json.dumps(_meaning(self), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The JSON for a table's metadata."""
         content = {"version": VERSION, "fingerprint": self.fingerprint, **asdict(self)}
+        if self.images is None:
+            del content["images"]
         return json.dumps(content, sort_keys=True)
 
     @classmethod
@@ -104,6 +121,7 @@ class EncoderIdentity:
                 ModelIdentity(**content["model"]),
                 Numerics(**content["numerics"]),
                 Origin(**content["origin"]),
+                ModelIdentity(**content["images"]) if "images" in content else None,
             )
             recorded = content["fingerprint"]
         except (ValueError, KeyError, TypeError) as error:
@@ -118,28 +136,71 @@ class EncoderIdentity:
 
 
 def differences(one: EncoderIdentity, two: EncoderIdentity) -> tuple[list[str], list[str]]:
-    """The names of the fields that differ: in the model part, and in the numerics."""
-    model_one, model_two = asdict(one.model), asdict(two.model)
-    numerics_one, numerics_two = asdict(one.numerics), asdict(two.numerics)
-    return (
-        [key for key in model_one if model_one[key] != model_two[key]],
-        [key for key in numerics_one if numerics_one[key] != numerics_two[key]],
-    )
+    """The names of the fields in which two encoders differ: in the model part, and in the numerics.
+
+    Where none differs, both give the same vector for the same input.
+    """
+    return _unequal(_meaning(one), _meaning(two)), _unequal(asdict(one.numerics), asdict(two.numerics))
+
+
+def mismatches(one: EncoderIdentity, two: EncoderIdentity) -> tuple[list[str], list[str]]:
+    """The names of the fields for which the vectors of two encoders cannot be compared, or only with other rounding.
+
+    Images are compared with images of the same encoder, and with texts of the text encoder that was trained with it.
+    How image files become pixels does not matter to a text; and where texts meet images there are no two vectors of
+    one input whose distance would be off by rounding.
+    """
+    if (one.images is None) == (two.images is None):
+        return differences(one, two)
+    first, second = _joint(one), _joint(two)
+    if first["weights"] == second["weights"]:  # then it is one model, by whatever name it was asked for
+        first = {**first, **{key: second[key] for key in ("family", "architecture")}}
+    return _unequal(first, second), []
 
 
 def side_by_side(one: EncoderIdentity, two: EncoderIdentity, names: tuple[str, str]) -> str:
     """Both identities as a table of text; a star marks the rows that differ."""
+    across = (one.images is None) != (two.images is None)
+    left, right = (_joint(one), _joint(two)) if across else (_meaning(one), _meaning(two))
     rows = [("", *names)]
-    for left, right in ((one.model, two.model), (one.numerics, two.numerics)):
-        second = asdict(right)
-        rows += [(key, _short(value), _short(second[key])) for key, value in asdict(left).items()]
+    if across:
+        kinds = ["images" if side.images is None else "texts" for side in (one, two)]
+        rows.append(("vectors of", kinds[0], kinds[1]))
+    rows += [(key, _short(value), _short(right.get(key, ""))) for key, value in left.items()]
+    if not across:
+        numerics = asdict(two.numerics)
+        rows += [(key, _short(value), _short(numerics[key])) for key, value in asdict(one.numerics).items()]
     rows.append(("model_path", one.origin.model_path, two.origin.model_path))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = []
     for key, left_text, right_text in rows:
-        mark = "*" if key and left_text != right_text else " "
+        mark = "*" if key and left_text != right_text and key != "vectors of" else " "
         lines.append(f"{mark} {key:<{widths[0]}}  {left_text:<{widths[1]}}  {right_text}".rstrip())
     return "\n".join(lines)
+
+
+def _meaning(identity: EncoderIdentity) -> dict[str, Any]:
+    """Everything that decides what a vector means, flat: one more field for a text encoder, a digest of its images'."""
+    meaning = asdict(identity.model)
+    if identity.images is not None:
+        images = json.dumps(asdict(identity.images), sort_keys=True)
+        meaning["images"] = hashlib.sha256(images.encode()).hexdigest()
+    return meaning
+
+
+def _joint(identity: EncoderIdentity) -> dict[str, Any]:
+    """What has to be equal for texts and images to be in one space: the image encoder, and whether lengths are 1."""
+    images = identity.images or identity.model
+    joint = {**asdict(images), "normalisation": identity.model.normalisation}
+    # Averaged over turned images, a vector is still in the space of the texts; pooled in another way, it is not.
+    joint["pooling"] = images.pooling.split(AVERAGED)[0]
+    del joint["preprocessing"]
+    return joint
+
+
+def _unequal(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
+    """The keys whose values differ, or that only one has."""
+    return [key for key in {**one, **two} if one.get(key) != two.get(key)]
 
 
 def _short(value: object) -> str:

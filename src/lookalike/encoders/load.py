@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.encoders import tao
-from lookalike.encoders.base import Encoder, LoadRequest, choose_device
-from lookalike.encoders.families import AUTO, FAMILIES, canonical_model
+from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder, choose_device
+from lookalike.encoders.families import AUTO, FAMILIES, canonical_model, find_family
 from lookalike.encoders.fetch import check_files
 from lookalike.encoders.snapshot import check_family, choose_family, read_config_json
 from lookalike.errors import ConfigError
@@ -42,7 +42,10 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
         name = choose_family(settings.model_path)
     elif name == AUTO:
         name = "TAO"
-    family = FAMILIES[name]
+    family = find_family(name)
+    if family.name not in FAMILIES:  # a plug-in checks the rest itself
+        family.check(settings)
+        return family.name
     if settings.architecture and not family.architectures:
         takers = " or ".join(f"model={name}" for name, other in FAMILIES.items() if other.architectures)
         raise ConfigError(f"architecture is for {takers}, and model={family.name} was given", hint="leave it out")
@@ -65,15 +68,17 @@ def check_runtime(runtime: str, device: str, precision: str) -> None:
         check_openvino(device, precision)
 
 
-def choose_devices(wanted: str, runtime: str) -> list[str]:
+def choose_devices(wanted: str, runtime: str, family: str = "") -> list[str]:
     """The devices of the setting `device`: one or several names with commas; ``auto`` takes every CUDA device.
+
+    For the family ``ONNX``, ``auto`` is the CPU unless ONNX Runtime was built for CUDA.
 
     Raises
     ------
     ConfigError
         When a device is unknown or not there, or several are not of one kind.
     """
-    if runtime == "openvino":
+    if _is_on_the_processor(wanted, runtime, family):
         return ["cpu"]
     ask_for_queues()
     if wanted == "cpu" or (wanted == "auto" and has_no_gpu()):
@@ -90,6 +95,15 @@ def choose_devices(wanted: str, runtime: str) -> list[str]:
     return list(map(str, chosen))
 
 
+def _is_on_the_processor(wanted: str, runtime: str, family: str) -> bool:
+    """Whether what computes has no GPU anyway."""
+    if family == "ONNX" and wanted == "auto":
+        from lookalike.encoders.onnx import has_cuda
+
+        return not has_cuda()
+    return runtime == "openvino"
+
+
 def ask_for_queues() -> None:
     """Have CUDA give every stream a queue of its own, if it has not begun yet.
 
@@ -102,12 +116,12 @@ def ask_for_queues() -> None:
         log.info("CUDA had begun before: set %s=32 earlier, or embedding may take twice as long", _QUEUES)
 
 
-def guess_devices(wanted: str, runtime: str) -> list[str]:
+def guess_devices(wanted: str, runtime: str, family: str = "") -> list[str]:
     """What `choose_devices` will probably return, without loading torch, which takes seconds.
 
     GPUs are counted by their device files and by `CUDA_VISIBLE_DEVICES`.
     """
-    if runtime == "openvino":
+    if _is_on_the_processor(wanted, runtime, family):
         return ["cpu"]
     if wanted != "auto":
         return ["cuda:0" if name.strip() == "cuda" else name.strip() for name in wanted.split(",")]
@@ -137,11 +151,14 @@ def has_no_gpu() -> bool:
 
 def load_encoder(family: str, request: LoadRequest) -> Encoder:
     """Load the encoder of a family (as `check_model` returns it) for the runtime of the request."""
-    if not _takes_openvino(request):
-        return FAMILIES[family].load(request)
+    chosen = find_family(family)
+    if not chosen.converts or not _takes_openvino(request):
+        return chosen.load(request)
     from lookalike.encoders import openvino
 
-    encoder = FAMILIES[family].load(replace(request, device="cpu", precision="fp32"))
+    encoder = chosen.load(replace(request, device="cpu", precision="fp32"))
+    if not isinstance(encoder, TorchEncoder):  # of a plug-in
+        return encoder
     return openvino.convert(encoder, request.precision)
 
 

@@ -146,7 +146,7 @@ def not_loaded(model_path: str, part: str, error: BaseException) -> EncoderError
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from reporting, on every load, the text tower that is left out on purpose."""
+    """Keep transformers from reporting, on every load, the other tower, which is left out on purpose."""
     from transformers.utils import logging as transformers_logging
 
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

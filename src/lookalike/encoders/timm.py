@@ -73,7 +73,25 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
 
 
 def read_preprocessing(module: Any, model_path: str, image_size: int = 0) -> Preprocessing:
-    """What timm's evaluation transform does for this model.
+    """What timm's evaluation transform does for this model; `image_size` is the side of its input, 0 its own.
+
+    See `preprocessing_of`.
+    """
+    import timm
+
+    wanted = {"img_size": image_size} if image_size else {}
+    return preprocessing_of(timm.data.resolve_data_config(wanted, model=module), model_path)
+
+
+def preprocessing_of(settings: dict[str, Any], model_path: str) -> Preprocessing:
+    """What timm's evaluation transform does with the settings that timm made of a pretrained configuration.
+
+    Parameters
+    ----------
+    settings:
+        As `timm.data.resolve_data_config` returns them.
+    model_path:
+        For the error.
 
     Parameters
     ----------
@@ -87,12 +105,8 @@ def read_preprocessing(module: Any, model_path: str, image_size: int = 0) -> Pre
     Raises
     ------
     EncoderError
-        When the model wants a transform other than a square centre crop or a squash.
+        When they want a transform other than a square centre crop or a squash.
     """
-    import timm
-
-    wanted = {"img_size": image_size} if image_size else {}
-    settings = timm.data.resolve_data_config(wanted, model=module)
     height, width = settings["input_size"][-2:]
     mode = settings["crop_mode"]
     if mode not in ("center", "squash") or (mode == "center" and height != width):

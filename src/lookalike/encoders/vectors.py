@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from lookalike.config.schemas import TRUE_WORDS
 from lookalike.encoders.base import LoadRequest
+from lookalike.encoders.identity import AVERAGED
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,7 @@ class Finish:
 
     def pooling(self, name: str) -> str:
         """The pooling of the identity: the model's own, and what is averaged after it."""
-        return name if self.augment == "none" else f"{name}, mean of {self.augment}"
+        return name if self.augment == "none" else f"{name}{AVERAGED}{self.augment}"
 
     def wrap(self, forward: Forward, turn: Turn | None = None) -> Forward:
         """A forward pass with everything that is asked for.
@@ -60,13 +61,18 @@ class Finish:
             vectors = forward(batch).float()
             for turned in (turn or _turned)(batch, self.augment):
                 vectors = vectors + forward(turned).float()
-            vectors = vectors / _TURNS[self.augment]
-            if self.normalizes:
-                # A vector of zeros stays one; the smallest normal number keeps 0 / 0 away.
-                vectors = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1.2e-38)
-            return vectors
+            return self.bring_to_length(vectors / _TURNS[self.augment])
 
         return finished
+
+    def bring_to_length(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors (rows x dimension) as they are, or of length 1 where that is asked for."""
+        if not self.normalizes:
+            return vectors
+        # A vector of zeros stays one; the smallest normal number keeps 0 / 0 away.
+        whole = vectors.float()
+        unit: torch.Tensor = whole / whole.norm(dim=-1, keepdim=True).clamp_min(1.2e-38)
+        return unit
 
 
 #: How many images each vector is the mean of.

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scipy.spatial.distance import cdist
 
 from lookalike.config.schemas import TRUE_WORDS, NearestNeighborsConfig
-from lookalike.encoders.identity import EncoderIdentity, differences
+from lookalike.encoders.identity import EncoderIdentity, mismatches
 from lookalike.errors import TableError
 from lookalike.reports.labels import NO_LABEL, Labels, read_labels
 from lookalike.reports.pairs import Pairs, read_pairs
@@ -256,13 +256,18 @@ class Facts:
     def same_encoder(self) -> bool | None:
         """Whether one encoder wrote both tables; None where that is not known."""
         one, two = self.targets.identity, self.pool.identity
-        return None if one is None or two is None else one.fingerprint == two.fingerprint
+        return None if one is None or two is None else not mismatches(one, two)[0]
+
+    @property
+    def texts(self) -> bool:
+        """Whether the targets are texts."""
+        return self.record.targets.texts
 
     @property
     def rounding(self) -> list[str]:
         """In what numerics the two tables differ."""
         one, two = self.targets.identity, self.pool.identity
-        return [] if one is None or two is None else differences(one, two)[1]
+        return [] if one is None or two is None else mismatches(one, two)[1]
 
 
 def gather(folder: RunFolder) -> Facts:
@@ -282,7 +287,9 @@ def gather(folder: RunFolder) -> Facts:
     nearest = pairs.nearest(count)
     own, shared = (_targets_with(pairs, count, outcomes) for outcomes in ((Outcome.KEPT,), SERVED))
     random = _random_distance(tables, record)
-    far = np.flatnonzero(nearest >= UNRELATED * random) if random else np.zeros(0, np.int64)
+    # All images are nearly as far from a text as any other: what is related does not show in the distance.
+    limit = UNRELATED * random if random and not record.targets.texts else np.inf
+    far = np.flatnonzero(nearest >= limit)
     far = far[np.isfinite(nearest[far])]
     worst = np.sort(far[np.argsort(-nearest[far], kind="stable")][:_FIRST])
     nothing = np.flatnonzero(~shared)

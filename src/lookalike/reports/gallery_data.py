@@ -43,7 +43,9 @@ class GalleryData:
     folder, record:
         The run.
     target_paths, target_labels:
-        A path and a label (or None) for every target row.
+        A path (or text) and a label (or None) for every target row.
+    texts:
+        Whether the targets are texts, which have no picture.
     outcomes:
         How many pairs of the run had each outcome: kept first, then in the order of the rules, then any other.
     pairs:
@@ -58,6 +60,7 @@ class GalleryData:
     record: RunRecord
     target_paths: list[str]
     target_labels: list[str | None]
+    texts: bool
     outcomes: dict[str, int]
     pairs: pa.Table
     hidden: npt.NDArray[np.int64]
@@ -101,9 +104,9 @@ def load(folder: RunFolder) -> GalleryData:
     every = read_pairs(folder)
     pairs = _shown(every, record)
     targets = Parts.open(str(folder.targets))
-    targets.require("filepath")
-    table = targets.read(("filepath", "label"))
-    paths = table.column("filepath").to_pylist()
+    targets.require(targets.key)
+    table = targets.read((targets.key, "label"))
+    paths = table.column(targets.key).to_pylist()
     labels = table.column("label").to_pylist() if "label" in table.column_names else [None] * len(paths)
     # A selection by score has the best score first, and images beyond a target's neighbours have no rank.
     pairs = pairs.sort_by([(name, "ascending") for name in ("target_row", "distance", "rank")])
@@ -118,8 +121,8 @@ def load(folder: RunFolder) -> GalleryData:
     outcomes = _outcomes(every)
     hidden = _by_target(every, outcomes, len(paths)) - _by_target(pairs, outcomes, len(paths))
     return GalleryData(
-        folder, record, paths, [None if label is None else str(label) for label in labels], outcomes, pairs, hidden,
-        np.searchsorted(rows, np.arange(len(paths) + 1)),
+        folder, record, paths, [None if label is None else str(label) for label in labels], targets.key == "text",
+        outcomes, pairs, hidden, np.searchsorted(rows, np.arange(len(paths) + 1)),
     )  # fmt: skip
 
 
@@ -204,7 +207,8 @@ def page_images(data: GalleryData, rows: npt.NDArray[np.int64]) -> list[str]:
     paths: dict[str, None] = {}
     sources = data.pairs.column("source_filepath")
     for row in rows:
-        paths.setdefault(data.target_paths[row])
+        if not data.texts:
+            paths.setdefault(data.target_paths[row])
         first, last = data.first_pair[row : row + 2]
         for path in sources.slice(first, last - first).to_pylist():
             paths.setdefault(path)
@@ -218,7 +222,7 @@ def page_content(
     place = {path: number for number, path in enumerate(images)}
     outcomes = list(data.outcomes)
     root, folder = data.reading.files.base, data.folder.path
-    targets = []
+    targets: list[list[Any]] = []
     for row in rows:
         first, last = data.first_pair[row : row + 2]
         pairs = [
@@ -233,7 +237,10 @@ def page_content(
             for pair in data.pairs.slice(first, last - first).to_pylist()
         ]
         hidden = [[int(code), int(data.hidden[row, code])] for code in np.flatnonzero(data.hidden[row])]
-        targets.append([int(row), place[data.target_paths[row]], data.target_labels[row], pairs, hidden])
+        shown = len(images) + len(targets) if data.texts else place[data.target_paths[row]]
+        targets.append([int(row), shown, data.target_labels[row], pairs, hidden])
+    # A text stands where an image would; instead of a reason why there is no picture it has none.
+    texts = [[data.target_paths[row], "", "", "", None] for row in rows] if data.texts else []
     return {
         "run": data.identity,
         "name": data.folder.path.resolve().name,
@@ -245,7 +252,8 @@ def page_content(
         "images": [
             [path, image_link(path, root, folder), image_id(path), base64.b64encode(one.data).decode(), one.reason]
             for path, one in zip(images, thumbnails, strict=True)
-        ],
+        ]
+        + texts,
         "targets": targets,
     }
 

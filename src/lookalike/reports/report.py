@@ -189,10 +189,11 @@ def _converted(side: Side) -> str:
 
 
 def _input_note(facts: Facts) -> str:
-    """How many vectors did not have to be computed."""
+    """What else there is to say of the inputs: that the targets are texts, and which vectors were there before."""
     sides = ((side.name, side.record.cached + side.record.reused) for side in (facts.targets, facts.pool))
     known = [f"{count} of `{name}`" for name, count in sides if count]
-    return f"Vectors that came from the cache or an earlier table: {', '.join(known)}." if known else ""
+    text = f"Vectors that came from the cache or an earlier table: {', '.join(known)}." if known else ""
+    return " ".join(part for part in ("The targets are texts." if facts.texts else "", text) if part)
 
 
 def _encoders(facts: Facts, most: int) -> str:

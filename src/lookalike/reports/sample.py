@@ -59,7 +59,8 @@ class VectorRows:
         parts = Parts.open(str(path))
         names = parts.schemas[0].names
         self.column = column if column in names else "embedding"
-        parts.require("filepath", self.column)
+        parts.require(parts.key, self.column)
+        self._key = parts.key
         if not is_vector_type(parts.schemas[0].field(self.column).type):
             raise VectorError("holds no lists of numbers", where=f"{path}, column {self.column!r}")
         self.path, self.identity_json, self.has_labels = path, parts.identity_json, "label" in names
@@ -109,8 +110,8 @@ class VectorRows:
             yield first, builder.matrix
 
     def filepaths(self, rows: Rows) -> list[str]:
-        """Read the paths of some rows, ascending and distinct."""
-        parts = [batch.column(0).to_pylist() for _, batch in self.batches(rows, ("filepath",))]
+        """Read the paths (or texts) of some rows, ascending and distinct."""
+        parts = [batch.column(0).to_pylist() for _, batch in self.batches(rows, (self._key,))]
         return [str(path) for part in parts for path in part]
 
     def batches(self, rows: Rows, columns: tuple[str, ...]) -> Iterator[tuple[int, pa.RecordBatch]]:

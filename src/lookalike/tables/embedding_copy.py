@@ -37,7 +37,7 @@ def place_embedding_table(path: str, column: str, output: Path) -> None:
         When the table cannot be read, its files are not one table, or `output` cannot be written.
     """
     parts = Parts.open(path)
-    parts.require("filepath", column)
+    parts.require(parts.key, column)
     with atomic_path(output) as temporary:
         if len(parts.files) == 1 and column == "embedding":
             # No hard link: who writes that file anew in place, as pandas does, would change a finished run.

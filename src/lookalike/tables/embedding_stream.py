@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from lookalike.cores import usable_cores
 from lookalike.errors import TableError, VectorError
 from lookalike.tables.embedding_table import EmbeddingTable, Parts
-from lookalike.tables.image_table import check_filepath, null_filepaths
+from lookalike.tables.image_table import check_filepath, nulls
 from lookalike.tables.row_groups import RowGroup, row_groups, side_by_side, threads_for
 from lookalike.tables.vectors import Matrix, MatrixBuilder, is_vector_type
 
@@ -61,7 +61,8 @@ class EmbeddingStream:
     column:
         The embedding column.
     filepath_column:
-        The column of the paths; whatever its name, it is read as `filepath`.
+        The column of the paths; whatever its name, it is read as `filepath`. A table of texts has none: there
+        `filepath` is its column `text`.
 
     Raises
     ------
@@ -85,6 +86,8 @@ class EmbeddingStream:
     def __init__(self, path: str, column: str, filepath_column: str = "filepath") -> None:
         self._parts = Parts.open(path)
         self._parts.require(column)
+        if filepath_column == "filepath":
+            filepath_column = self._parts.key
         self._column, self._filepath = column, filepath_column
         self.name, self.identity_json = path, self._parts.identity_json
         self.has_labels = any("label" in schema.names for schema in self._parts.schemas)
@@ -137,7 +140,7 @@ class EmbeddingStream:
                 check_filepath(self._plain(pa.Table.from_batches([batch])), self.name)
             first += batch.num_rows
         if count:
-            raise null_filepaths(count, rows, self.name)
+            raise nulls(count, rows, self.name, self._filepath)
 
     def filepaths(self) -> Iterator[pa.Array]:
         """The paths of all rows, piece by piece."""

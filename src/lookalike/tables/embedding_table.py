@@ -1,4 +1,4 @@
-"""Embedding tables: parquet with `filepath`, a vector column, and whatever else was carried.
+"""Embedding tables: parquet with `filepath` (or `text`), a vector column, and whatever else was carried.
 
 The schema metadata holds, under the key ``lookalike``, the JSON of the encoder's identity. Tables made
 elsewhere have none.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +42,7 @@ class EmbeddingTable:
     name:
         The path that it was read from, as given.
     filepaths:
-        One string a row.
+        One string a row: a path, or a text in a table of texts.
     vectors:
         rows x dimension; float32, or float64 where the file says so.
     labels:
@@ -59,6 +60,11 @@ class EmbeddingTable:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.filepaths)
+
+
+def key_of(columns: Collection[str]) -> str:
+    """The column that says what each row is: ``filepath``, or ``text`` in a table of texts, which has no paths."""
+    return "text" if "text" in columns and "filepath" not in columns else "filepath"
 
 
 def check_embedding_table(path: str, column: str) -> None:
@@ -98,6 +104,12 @@ class Parts:
                 "its files were written by different encoders", where=path, hint="embed them with one encoder"
             )
         return cls(path, files, schemas, identities[0].decode(errors="replace") if identities[0] else None)
+
+    @property
+    def key(self) -> str:
+        """The column that says what each row is, see `key_of`."""
+        keys = {key_of(schema.names) for schema in self.schemas}
+        return keys.pop() if len(keys) == 1 else "filepath"
 
     def require(self, *columns: str, hint: str = _NO_VECTORS) -> None:
         """Refuse a table, one of whose files lacks a column; `hint` says what to do."""
@@ -142,7 +154,7 @@ def _fingerprint(identity: bytes | None) -> object:
 
 
 class EmbeddingTableWriter:
-    """Write an embedding table row group by row group: `filepath`, `embedding`, then the carried columns.
+    """Write an embedding table row group by row group: `filepath` or `text`, `embedding`, then the carried columns.
 
     Use as a context manager around a temporary path (see `atomic_path`).
 
@@ -151,17 +163,20 @@ class EmbeddingTableWriter:
     path:
         The file to write.
     source:
-        The image table; its columns other than `filepath` and `embedding` are carried.
+        The image or text table; its columns other than `key` and `embedding` are carried.
     identity_json:
         Goes into the schema metadata.
     storage:
         Type of the stored values: ``float32`` or ``float16``.
+    key:
+        The first column: ``filepath``, or ``text``.
     """
 
-    def __init__(self, path: Path, source: pa.Table, identity_json: str, storage: str) -> None:
+    def __init__(self, path: Path, source: pa.Table, identity_json: str, storage: str, key: str = "filepath") -> None:
+        self._key = key
         self._storage = np.dtype(storage)
         self._source = source
-        self.schema = embedding_schema(source.schema, identity_json, storage)
+        self.schema = embedding_schema(source.schema, identity_json, storage, key)
         self._carried = self.schema.names[2:]
         self._writer = open_writer(path, self.schema)
 
@@ -170,7 +185,7 @@ class EmbeddingTableWriter:
         # `take` copies whole columns of many chunks before it picks: slicing first keeps that to the rows in question.
         taken = self._source.slice(rows[0], rows[-1] - rows[0] + 1).take(pa.array(rows - rows[0]))
         values = list_array(vectors.astype(self._storage, copy=False))
-        columns = [taken.column("filepath"), values, *(taken.column(n) for n in self._carried)]
+        columns = [taken.column(self._key), values, *(taken.column(n) for n in self._carried)]
         self._writer.write_table(pa.table(columns, schema=self.schema), row_group_size=len(rows))
 
     def __enter__(self) -> EmbeddingTableWriter:
@@ -182,8 +197,8 @@ class EmbeddingTableWriter:
         self._writer.close()
 
 
-def embedding_schema(source: pa.Schema, identity_json: str | None, storage: str) -> pa.Schema:
-    """The schema of an embedding table: `filepath`, `embedding`, then the other columns of a source.
+def embedding_schema(source: pa.Schema, identity_json: str | None, storage: str, key: str = "filepath") -> pa.Schema:
+    """The schema of an embedding table: its key, `embedding`, then the other columns of a source.
 
     Parameters
     ----------
@@ -193,10 +208,12 @@ def embedding_schema(source: pa.Schema, identity_json: str | None, storage: str)
         Goes into the metadata; None: it is not known which encoder wrote the vectors.
     storage:
         Type of the stored values.
+    key:
+        The first column: ``filepath``, or ``text``.
     """
-    carried = [field for field in source if field.name not in ("filepath", "embedding")]
+    carried = [field for field in source if field.name not in (key, "embedding")]
     vectors = pa.list_(pa.from_numpy_dtype(np.dtype(storage)))
-    fields = [pa.field("filepath", pa.string()), pa.field("embedding", vectors), *carried]
+    fields = [pa.field(key, pa.string()), pa.field("embedding", vectors), *carried]
     return pa.schema(fields, metadata=None if identity_json is None else {METADATA_KEY: identity_json.encode()})
 
 

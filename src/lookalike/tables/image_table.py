@@ -59,7 +59,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _LIST_SUFFIXES = frozenset({".txt", ".lst"})
 #: Columns that are text in CSV, whatever they look like; the last three are those of Visual ChangeNet.
-_TEXT_COLUMNS = ("filepath", "label", "input_path", "golden_path", "object_name")
+_TEXT_COLUMNS = ("filepath", "text", "label", "input_path", "golden_path", "object_name")
 #: Paths that become Python strings at a time when all of them are walked through.
 _WALK = 16_384
 
@@ -161,8 +161,15 @@ def name_of(table: Any) -> str:
     return "the given DataFrame" if hasattr(table, "to_parquet") else str(table)
 
 
-def read_rows(table: Any) -> pa.Table:
+def read_rows(table: Any, listed: str = "filepath") -> pa.Table:
     """Read a table as `read_image_table` does, with whatever columns it has and however many rows.
+
+    Parameters
+    ----------
+    table:
+        As `read_image_table` takes it.
+    listed:
+        The column that the lines of a text file become.
 
     Raises
     ------
@@ -174,45 +181,65 @@ def read_rows(table: Any) -> pa.Table:
     elif hasattr(table, "to_parquet"):
         read = pa.Table.from_pandas(table, preserve_index=False)
     else:
-        read = _read(str(table))
+        read = _read(str(table), listed)
     return _without_pandas_index(read)
 
 
 def check_filepath(table: pa.Table, name: str) -> pa.Table:
     """Check the `filepath` column and return the table with it as strings."""
+    return check_strings(table, name, "filepath", "image paths")
+
+
+def check_strings(table: pa.Table, name: str, key: str, what: str) -> pa.Table:
+    """Check the column that names the rows of a table, and return the table with it as strings.
+
+    Parameters
+    ----------
+    table, name:
+        The table, and what messages call it.
+    key:
+        The column: ``filepath`` or ``text``.
+    what:
+        What it holds, for people.
+
+    Raises
+    ------
+    TableError
+        When two columns have one name, there are no rows, or the column is missing, is not text, or has nulls.
+    """
     twice = sorted({column for column in table.column_names if table.column_names.count(column) > 1})
     if twice:
         raise TableError(f"has columns of the same name: {twice}", where=name, hint="rename them")
-    if "filepath" not in table.column_names:
+    if key not in table.column_names:
         raise TableError(
-            f"has no column 'filepath'; its columns are {table.column_names}",
+            f"has no column {key!r}; its columns are {table.column_names}",
             where=name,
-            hint="rename the column that holds the image paths to 'filepath'",
+            hint=f"rename the column that holds the {what} to {key!r}",
         )
     if table.num_rows == 0:
         raise TableError("has no rows", where=name, hint="check how the table was made")
-    index = table.column_names.index("filepath")
+    index = table.column_names.index(key)
     column = table.column(index)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_null(column.type) or column.null_count:
         rows = [row for row, valid in enumerate(column.is_valid().to_pylist()) if not valid]
-        raise null_filepaths(len(rows), rows, name)
+        raise nulls(len(rows), rows, name, key)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise TableError(f"column 'filepath' holds {column.type}, not text", where=name, hint="store paths as text")
-    return table.set_column(index, "filepath", column.cast(pa.string()))
+        raise TableError(f"column {key!r} holds {column.type}, not text", where=name, hint=f"store {what} as text")
+    return table.set_column(index, key, column.cast(pa.string()))
 
 
-def null_filepaths(count: int, rows: list[int], name: str) -> TableError:
-    """The error of a table that has rows without a path; the first few of them are named."""
+def nulls(count: int, rows: list[int], name: str, key: str) -> TableError:
+    """The error of a table that has rows without a path or text; the first few of them are named."""
     return TableError(
-        f"column 'filepath' has {count} nulls, first in rows {rows[:5]} (counted from 0)",
+        f"column {key!r} has {count} nulls, first in rows {rows[:5]} (counted from 0)",
         where=name,
-        hint="give every row a path, or remove those rows",
+        hint=f"give every row a {'path' if key == 'filepath' else key}, or remove those rows",
     )
 
 
-def _read(name: str) -> pa.Table:
+def _read(name: str, listed: str) -> pa.Table:
     """Read by what the path is: a folder, or a file of a known ending."""
     try:
         filesystem, path = fsspec.core.url_to_fs(name)
@@ -233,7 +260,7 @@ def _read(name: str) -> pa.Table:
         if suffix in _JSON_SUFFIXES:
             return _read_json(filesystem, path)
         if suffix in _LIST_SUFFIXES:
-            return _read_list(filesystem, path)
+            return _read_list(filesystem, path, listed)
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeDecodeError, OSError) as error:
         raise TableError(f"cannot be read: {error}", where=name, hint="check that the file is whole") from error
     known = sorted({*PARQUET_SUFFIXES, *_DELIMITERS, *_JSON_SUFFIXES, *_LIST_SUFFIXES})
@@ -262,11 +289,11 @@ def _read_json(filesystem: Any, path: str) -> pa.Table:
         return pyarrow.json.read_json(stream, parse_options=options).select(table.column_names)
 
 
-def _read_list(filesystem: Any, path: str) -> pa.Table:
-    """Read a text file of paths."""
+def _read_list(filesystem: Any, path: str, column: str) -> pa.Table:
+    """Read a text file, a row for each line that is neither empty nor a comment."""
     with filesystem.open(path, "rt", encoding="utf-8-sig") as stream:
         lines = [line.strip() for line in stream]
-    return pa.table({"filepath": pa.array([line for line in lines if line and line[0] != "#"], pa.string())})
+    return pa.table({column: pa.array([line for line in lines if line and line[0] != "#"], pa.string())})
 
 
 def _read_folder(filesystem: Any, path: str, name: str) -> pa.Table:

@@ -171,6 +171,8 @@ class InputRecord:
         Digest of the input file; None for a folder or a URL.
     identity:
         The encoder identity (`EncoderIdentity.to_json` as an object); None for a table made elsewhere.
+    texts:
+        Whether its rows are texts and not images.
     """
 
     path: str
@@ -186,6 +188,7 @@ class InputRecord:
     sha256: str | None = None
     identity: dict[str, Any] | None = None
     continued: int = 0
+    texts: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import TableError
+from lookalike.tables.embedding_table import key_of
 from lookalike.tables.run_folder import RunFolder, RunRecord, read_record
 from lookalike.workflow.checks import artifacts, specs
 from lookalike.workflow.checks.finding import Finding, Rule, error, some, warning
@@ -177,7 +178,7 @@ def _check_contents(folder: RunFolder, record: RunRecord | None, summary: Summar
             findings += pairs_check.check_pairs(pairs, shapes, folder.pairs.name, settings)
         findings += pairs_check.check_mined(pairs, shapes, folder.reviewed)
         for shape in (shapes.mined, shapes.targets):
-            if shape:
+            if shape and key_of(shape.schema.names) == "filepath":
                 findings += check_paths(shape, base)
     except tables.READ_ERRORS as problem:  # a footer can be right where the data behind it are damaged
         message = f"a table cannot be read to its end: {' '.join(str(problem).split())[:200]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lookalike.encoders.identity import EncoderIdentity, differences, side_by_side
+from lookalike.encoders.identity import EncoderIdentity, mismatches, side_by_side
 from lookalike.errors import EncoderMismatch, VectorError
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.embedding_table import EmbeddingTable
@@ -34,7 +34,7 @@ def compare_identities(
             "the same encoder is not checked"
         )
         return
-    model, numerics = differences(one, two)
+    model, numerics = mismatches(one, two)
     if model:
         raise EncoderMismatch(
             f"the two tables were written by different encoders; they differ in {', '.join(model)}:\n"

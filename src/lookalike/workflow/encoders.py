@@ -14,9 +14,10 @@ from lookalike.config.schemas import AUGMENTS, ImageEmbeddingsConfig
 from lookalike.embedding.loop import load_model
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.catalogue import Advice, KnownModel, advice, known_models
-from lookalike.encoders.families import FAMILIES, Family
+from lookalike.encoders.families import Family, all_families, find_family
 from lookalike.encoders.fetch import read_snapshot
 from lookalike.encoders.load import check_model, check_runtime, choose_devices, has_no_gpu
+from lookalike.errors import EncoderError
 from lookalike.images.preprocess import Preprocessing
 from lookalike.workflow.doctor import installed_version
 
@@ -73,7 +74,10 @@ class Overview:
 def overview() -> Overview:
     """Look at this machine; loads no model and asks no network."""
     return Overview(
-        tuple(map(_family, FAMILIES.values())),
+        tuple(
+            _unusable(name, family) if isinstance(family, EncoderError) else _family(family)
+            for name, family in all_families().items()
+        ),
         tuple(ModelRow(model, _place(model)) for model in known_models()),
         tuple(advice(has_gpu=not has_no_gpu())),
     )
@@ -97,8 +101,8 @@ def describe(settings: ImageEmbeddingsConfig) -> Iterator[tuple[str, str]]:
     settings.validate()
     name = check_model(settings)
     check_runtime(settings.runtime, settings.device, settings.precision)
-    device = choose_devices(settings.device, settings.runtime)[0]
-    return _described(load_model(settings, device), FAMILIES[name], settings)
+    device = choose_devices(settings.device, settings.runtime, name)[0]
+    return _described(load_model(settings, device), find_family(name), settings)
 
 
 def in_words(preprocessing: Preprocessing) -> str:
@@ -112,7 +116,7 @@ def in_words(preprocessing: Preprocessing) -> str:
         steps = [f"resized to {width} x {height}, whatever its shape"]
         cut = None if cut == preprocessing.size else cut
     else:
-        steps = [f"shortest edge resized to {height}"]
+        steps = [f"{'longest' if preprocessing.resize == 'longest_edge' else 'shortest'} edge resized to {height}"]
     steps[0] += f", {filter_name}"
     if preprocessing.arithmetic == "float":
         steps[0] += ", without rounding"
@@ -156,6 +160,11 @@ def _family(family: Family) -> FamilyRow:
     return FamilyRow(
         family.name, family.what, family.needs, installed, version is not None, tuple(_settings(family)), family.texts
     )
+
+
+def _unusable(name: str, error: EncoderError) -> FamilyRow:
+    """The row of a plug-in that cannot be used."""
+    return FamilyRow(name, f"of a plug-in: {error.what}", error.hint, "no", False, (), False)
 
 
 def _version(package: str) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.config.schemas import FALSE_WORDS, TRUE_WORDS, NearestNeighborsConfig
+from lookalike.encoders.identity import EncoderIdentity
 from lookalike.errors import TableError
 from lookalike.neighbors.certificate import Certificate
 from lookalike.reports.summary import MiningCounts, mining_summary
@@ -241,6 +242,11 @@ def _setting_warnings(
         yield f"distance_threshold={threshold} is over 2.0, the largest cosine distance: it drops nothing"
     if threshold < 0 and threshold != _Config.distance_threshold:
         yield f"distance_threshold={threshold} is negative: the distance filter is off"
+    if _is_of_texts(target) and settings.selects_by_score and settings.scoring != "nearest":
+        yield (
+            f"scoring={settings.scoring} supposes that the targets are images, and they are texts: that it finds more "
+            "than scoring=nearest is not known"
+        )
     if settings.filter_by_label.strip().lower() not in TRUE_WORDS | FALSE_WORDS:
         yield f"filter_by_label={settings.filter_by_label!r} is not one of true, 1, yes: not filtered"
     if settings.filters_by_label:
@@ -248,6 +254,12 @@ def _setting_warnings(
         for side, name, has_labels in sides:
             if not has_labels:
                 yield f"filter_by_label is on, but the {side} table {name} has no column 'label': not filtered"
+
+
+def _is_of_texts(table: EmbeddingTable) -> bool:
+    """Whether a text encoder wrote the vectors."""
+    identity = EncoderIdentity.from_json(table.identity_json, table.name) if table.identity_json else None
+    return identity is not None and identity.images is not None
 
 
 def _write(

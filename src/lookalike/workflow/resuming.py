@@ -99,11 +99,12 @@ def _gone(name: str, record: InputRecord, table: Path, config: RunConfig) -> Sid
         placed = replace(config, target_vectors="embedding", pool_vectors="embedding")
         side = run_inputs.open_side(name, str(table), placed)
         return replace(side, path=record.path, sha256=record.sha256, embedded=table)
-    columns = ("filepath", "label") if record.has_label else ("filepath",)
+    key = "text" if record.texts else "filepath"
+    columns = (key, "label") if record.has_label else (key,)
     return Side(
         name, record.path, record.kind, record.rows, record.has_label,
         pa.table({column: pa.array([], pa.string()) for column in columns}),
-        record.converted, sha256=record.sha256, embedded=table,
+        record.converted, sha256=record.sha256, embedded=table, is_text=record.texts, has_paths=not record.texts,
     )  # fmt: skip
 
 

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config.schemas import RunConfig
-from lookalike.encoders.base import Encoder
 from lookalike.errors import ConfigError
 from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.resuming import Unfinished, keep_memory, settings_paths
 from lookalike.workflow.run_checks import check_room, check_settings, check_sides, load
-from lookalike.workflow.run_extras import Extras, check_extras, label_warning, open_extras
+from lookalike.workflow.run_extras import check_extras, label_warning, open_extras
 from lookalike.workflow.run_inputs import Side, box_warnings, open_side, overlap_warning
 from lookalike.workflow.run_state import (
     RunLock,
@@ -36,7 +35,8 @@ from lookalike.workflow.run_state import (
     read_state,
     write_settings,
 )
-from lookalike.workflow.run_steps import Job, RunResult, Steps, read_result, work, write_inputs
+from lookalike.workflow.run_steps import Job, Ready, RunResult, Steps, read_result, work, write_inputs
+from lookalike.workflow.run_texts import load_texts, settle, text_note
 
 log = logging.getLogger(__name__)
 _Config = RunConfig
@@ -127,7 +127,7 @@ def run(
     ----------
     targets, pool:
         Image tables (a path or URL, a `pyarrow.Table` or a `pandas.DataFrame`), or paths of embedding tables, which are
-        taken as they are.
+        taken as they are. The targets may be texts: a table with a column `text` and none `filepath`.
     out, and every setting after it:
         As in `RunConfig`, which holds the defaults.
 
@@ -145,7 +145,8 @@ def run(
     config = _configured(**locals())  # the parameters, by the names that the settings have
     with RunLog() as run_log:
         steps = Steps()
-        sides, encoder, extras = _prepare(config, (targets, pool), steps)
+        ready = _prepare(config, (targets, pool), steps)
+        config, sides = ready.config, ready.sides
         digests = {side.name: side.digest() for side in sides}
         folder = claim_folder(config)
         with _working(folder, run_log, new=True):
@@ -156,7 +157,7 @@ def run(
             state.write(folder)
             notes = _notes(sides, config)
             sides = write_inputs(sides, folder)
-            return work(Job(folder, config, state, encoder, steps, notes, extras), sides)
+            return work(Job(folder, config, state, ready, steps, notes), sides)
 
 
 def _configured(targets: Any, pool: Any, **settings: Any) -> RunConfig:
@@ -203,15 +204,14 @@ def resume_run(folder: str | Path) -> RunResult:
             state = read_state(place)
             log.info("going on with the run that began at %s", state.created)
             steps = Steps()
-            sides, encoder, extras = _prepare(config, (config.targets, config.pool), steps, Unfinished(place, state))
+            ready = _prepare(config, (config.targets, config.pool), steps, Unfinished(place, state))
+            config, sides = ready.config, ready.sides
             notes = _notes(sides, config)
             sides = write_inputs(sides, place)
-            return work(Job(place, config, state, encoder, steps, notes, extras), sides)
+            return work(Job(place, config, state, ready, steps, notes), sides)
 
 
-def _prepare(
-    config: RunConfig, given: Sequence[Any], steps: Steps, begun: Unfinished | None = None
-) -> tuple[tuple[Side, Side], Encoder | None, Extras]:
+def _prepare(config: RunConfig, given: Sequence[Any], steps: Steps, begun: Unfinished | None = None) -> Ready:
     """Look at everything that can be known to fail; of a new run nothing is written."""
     names = ("targets", "pool")
     with steps.step("check"):
@@ -224,17 +224,19 @@ def _prepare(
             targets, pool = (begun.open_side(name, one, config) for name, one in zip(names, given, strict=True))
         sides, done = (targets, pool), () if begun is None else begun.done
         if begun is not None:
-            begun.check_directory([path for side in sides for path in side.first_paths(1000)])
+            begun.check_directory([path for side in sides if side.has_paths for path in side.first_paths(1000)])
+        config = settle(config, targets)
         check_sides(config, sides, done)
         extras = open_extras(config, sides, None if begun is None else begun.folder)
     with steps.step("load model"):
         encoder = load(config, sides, done=done)
+        texts = load_texts(config, sides, encoder, done)
         check_extras(extras, config, sides, encoder)
         if begun is None:
             check_room(Path(config.run_dir or config.out).absolute(), config, sides, encoder, extras.avoid)
         else:
             begun.state.write(begun.folder)
-    return sides, encoder, extras
+    return Ready(config, sides, encoder, texts, extras)
 
 
 @contextmanager
@@ -263,7 +265,10 @@ def _working(folder: RunFolder, run_log: RunLog, *, new: bool = False) -> Iterat
 
 def _notes(sides: tuple[Side, Side], config: RunConfig) -> list[str]:
     """What the inputs alone change in the meaning of the result; said now, and again in the summary."""
-    notes = [*overlap_warning(*sides, config.self_match), *label_warning(*sides), *box_warnings(sides, config.crop)]
+    notes = [
+        *text_note(config, sides[0]), *overlap_warning(*sides, config.self_match), *label_warning(*sides),
+        *box_warnings(sides, config.crop),
+    ]  # fmt: skip
     for note in notes:
         log.warning(note)
     return notes

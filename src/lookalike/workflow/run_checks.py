@@ -22,6 +22,7 @@ from lookalike.tables.embedding_table import Parts
 from lookalike.tables.image_table import Filepaths
 from lookalike.workflow.comparable import compare_identities
 from lookalike.workflow.run_inputs import Side, box_warnings, check_files
+from lookalike.workflow.run_texts import check_text_sides
 from lookalike.workflow.weights import numbers_of
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,11 @@ def check_sides(config: RunConfig, sides: Sequence[Side], done: Collection[str] 
     done:
         Names of sides that an earlier process embedded: their image files are needed no more.
     """
-    images = [side for side in sides if not side.is_ready]
+    images = [side for side in sides if side.is_image]
     if images:
         check_model(config.embedding("", ""))
+    check_text_sides(config, sides)
+    if not all(side.is_ready for side in sides):
         _check_snapshot(config.model_path)
     box_warnings(sides, config.crop)
     for side in sides:
@@ -108,11 +111,13 @@ def load(config: RunConfig, sides: Sequence[Side], remember: bool = True, done: 
     EncoderError
         When the model cannot be loaded, or a ready table or `reuse` is of another encoder.
     """
-    if all(side.is_ready for side in sides):
+    if not any(side.is_image for side in sides):
         return None
     settings = config.embedding("", "")
     places, sources = check_embedding(settings)
-    paths = [Filepaths(side.table) for side in sides if side.table is not None and side.name not in done]
+    paths = [
+        Filepaths(side.table) for side in sides if side.table is not None and side.is_image and side.name not in done
+    ]
     encoder = open_encoder(settings, places[0], paths, remember)
     for source in sources:
         list(source.table.check(encoder.identity, settings.embedding_dtype))

@@ -92,9 +92,9 @@ def open_extras(config: RunConfig, sides: Sequence[Side], folder: RunFolder | No
     protect = tuple(open_side("protect", one, config) for one in split_sources(config.protect))
     read_all_excluded(config.exclude, "filepath", layout_of(config))
     avoid = open_side("avoid", config.avoid, config) if config.avoid else None
-    if avoid is not None and not avoid.is_ready and all(side.is_ready for side in sides):
+    if avoid is not None and not avoid.is_ready and not any(side.is_image for side in sides):
         raise ConfigError(
-            "the images to avoid have no vectors, and neither side is embedded, so that there is no encoder for them",
+            "the images to avoid have no vectors, and no other images are embedded, so that there is no encoder",
             where=avoid.path,
             hint="embed them with the encoder of the pool, and name the embedding table",
         )

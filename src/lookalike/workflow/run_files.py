@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config.compose import Schema, spec_text
-from lookalike.config.schemas import MISSING, ImageEmbeddingsConfig, NearestNeighborsConfig, RunConfig
+from lookalike.config.schemas import (
+    MISSING,
+    ImageEmbeddingsConfig,
+    NearestNeighborsConfig,
+    RunConfig,
+    TextEmbeddingsConfig,
+)
 from lookalike.embedding.images import EmbeddingResult
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.selection.result import ScoredSelection
@@ -51,22 +57,41 @@ def write_specs(folder: RunFolder, config: RunConfig, targets: Side, pool: Side,
     _write(folder.mining_spec, mining, ["The mining step of this run: tmm nearest_neighbors -e mining_spec.yaml"])
     # The file can name one side only: the pool, where it was embedded; how to get the other one stands above it.
     sides = [side for side in (pool, targets) if not side.is_ready] or [pool, targets]
-    words = [["embedding", "image_embeddings", "-e", str(folder.embedding_spec)] for _ in sides]
+    words = [["embedding", _action(side), "-e", str(folder.embedding_spec)] for side in sides]
     for line, side in zip(words[1:], sides[1:], strict=True):
+        if side.is_text:
+            line[2:] = _text_words(config, side)
         line += [f"input_parquet={input_of(side, folder)}", f"output_parquet={table_of(side.name, folder)}"]
     head = [
         "The embedding step of this run",
         *(f"{side.name}: {shlex.join(line)}" for side, line in zip(sides, words, strict=True)),
         where,
     ]
-    spec = config.embedding(input_of(sides[0], folder), str(table_of(sides[0].name, folder)))
+    settings = config.texts if sides[0].is_text else config.embedding
+    spec = settings(input_of(sides[0], folder), str(table_of(sides[0].name, folder)))
     if targets.is_ready and pool.is_ready:
         head[0] = "Both sides came with their vectors, so this run embedded nothing; this would embed them again"
-        spec = _as_identified(spec, pool.identity or targets.identity)
+        spec = _as_identified(spec, pool.identity or (None if targets.is_text else targets.identity))
     _write(folder.embedding_spec, spec, head)
 
 
-def _as_identified(spec: ImageEmbeddingsConfig, identity: EncoderIdentity | None) -> ImageEmbeddingsConfig:
+def _action(side: Side) -> str:
+    return "text_embeddings" if side.is_text else "image_embeddings"
+
+
+def _text_words(config: RunConfig, side: Side) -> list[str]:
+    """The settings that embed texts, as they stand beside a spec file of images: all that are not at their default."""
+    settings = config.texts("", "")
+    if side.is_ready and side.identity is not None:
+        settings = replace(settings, model=side.identity.model.family, model_path=side.identity.origin.model_path)
+    keys = [one for one in fields(settings) if one.name not in ("input_parquet", "output_parquet")]
+    values = [(one.name, getattr(settings, one.name)) for one in keys if getattr(settings, one.name) != one.default]
+    return [f"{key}={value}" for key, value in values]
+
+
+def _as_identified(
+    spec: ImageEmbeddingsConfig | TextEmbeddingsConfig, identity: EncoderIdentity | None
+) -> ImageEmbeddingsConfig:
     """The settings of the encoder that wrote a ready table, as far as the table says."""
     if identity is None:
         return ImageEmbeddingsConfig(spec.input_parquet, spec.output_parquet, MISSING, MISSING)
@@ -97,8 +122,9 @@ def ready_record(side: Side) -> InputRecord:
     """The record of a side that came with vectors."""
     identity = identity_record(side.identity) if side.identity else None
     return InputRecord(
-        side.path, side.kind, side.rows, side.has_label, False, side.rows, sha256=side.sha256, identity=identity
-    )
+        side.path, side.kind, side.rows, side.has_label, False, side.rows, sha256=side.sha256, identity=identity,
+        texts=side.is_text,
+    )  # fmt: skip
 
 
 def identity_record(identity: EncoderIdentity) -> dict[str, Any]:

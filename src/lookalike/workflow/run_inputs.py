@@ -25,7 +25,7 @@ from lookalike.tables.boxes import with_boxes
 from lookalike.tables.changenet import Layout, is_changenet, to_image_table
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.embedding_table import Parts
-from lookalike.tables.image_table import PARQUET_SUFFIXES, check_filepath, name_of, read_rows
+from lookalike.tables.image_table import PARQUET_SUFFIXES, check_filepath, check_strings, name_of, read_rows
 from lookalike.tables.run_folder import file_record
 from lookalike.tables.vectors import is_vector_type
 
@@ -74,6 +74,10 @@ class Side:
     embedded:
         Its embedding table in the run folder, where that is all that is looked at: an earlier process made it, and the
         input is gone.
+    is_text:
+        Whether its vectors are those of texts.
+    has_paths:
+        Whether it has a column `filepath`; otherwise `text` says what each row is.
     """
 
     name: str
@@ -89,6 +93,13 @@ class Side:
     sha256: str | None = None
     has_boxes: bool = False
     embedded: Path | None = None
+    is_text: bool = False
+    has_paths: bool = True
+
+    @property
+    def is_image(self) -> bool:
+        """Whether its images have to be embedded."""
+        return not self.is_ready and not self.is_text
 
     @property
     def is_ready(self) -> bool:
@@ -96,11 +107,11 @@ class Side:
         return self.table is None
 
     def filepaths(self) -> Iterator[pa.Array]:
-        """The column `filepath`, part by part: a ready pool may be larger than memory."""
+        """The column `filepath` (or `text`), part by part: a ready pool may be larger than memory."""
         if self.embedded is not None:
             yield from EmbeddingStream(str(self.embedded), "embedding").filepaths()
         elif self.table is not None:
-            yield from self.table.column("filepath").chunks
+            yield from self.table.column("filepath" if self.has_paths else "text").chunks
         else:
             yield from EmbeddingStream(self.path, self.column).filepaths()
 
@@ -162,9 +173,10 @@ def open_side(name: str, given: Any, config: RunConfig) -> Side:
     if changenet:
         kind = "Visual ChangeNet table"
         rows = to_image_table(rows, path, layout_of(config))
-    table = check_filepath(rows, path)
+    is_text = name == "targets" and "text" in rows.column_names and "filepath" not in rows.column_names
+    table = check_strings(rows, path, "text", "texts") if is_text else check_filepath(rows, path)
     boxes = box_columns(config.crop)
-    has_boxes = any(name in table.column_names for name in boxes)
+    has_boxes = not is_text and any(name in table.column_names for name in boxes)
     if has_boxes:
         table = with_boxes(table, boxes, path)
     if column in table.column_names and is_vector_type(table.schema.field(column).type):
@@ -172,7 +184,7 @@ def open_side(name: str, given: Any, config: RunConfig) -> Side:
     return Side(
         name, path, kind, table.num_rows, "label" in table.column_names, table,
         converted=changenet or has_boxes or kind not in ("parquet", "folder of parquet files"),
-        sha256=_sha256(local), has_boxes=has_boxes,
+        sha256=_sha256(local), has_boxes=has_boxes, is_text=is_text, has_paths=not is_text,
     )  # fmt: skip
 
 
@@ -200,11 +212,19 @@ def _ready(name: str, path: str, column: str) -> Side:
     if not sum(pq.read_metadata(file).num_rows for file in Parts.open(path).files):
         raise _nothing(name, path)
     stream = EmbeddingStream(path, column)
+    has_paths = Parts.open(path).key == "filepath"
+    if not has_paths and name != "targets":
+        raise TableError(
+            "has a column 'text' and none 'filepath', and only targets may be texts",
+            where=path,
+            hint="name a table of images",
+        )
     stream.check_filepaths()
     identity = EncoderIdentity.from_json(stream.identity_json, path) if stream.identity_json else None
     return Side(
         name, path, "embedding table", stream.rows, stream.has_labels,
         column=column, dimension=stream.dimension, identity=identity, sha256=_sha256(Path(path)),
+        is_text=not has_paths or (identity is not None and identity.images is not None), has_paths=has_paths,
     )  # fmt: skip
 
 
@@ -243,6 +263,8 @@ def _sha256(path: Path | None) -> str | None:
 
 def overlap_warning(targets: Side, pool: Side, self_match: str) -> list[str]:
     """What it means that images are on both sides, where some are."""
+    if not targets.has_paths:
+        return []
     wanted = pa.chunked_array(list(map(_as_text, targets.filepaths())), pa.string())
     known = pc.unique(wanted)
     found = [part.filter(pc.is_in(part, value_set=known)) for part in map(_as_text, pool.filepaths())]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from lookalike.workflow.run_checks import check_room, check_settings, check_side
 from lookalike.workflow.run_extras import check_extras, open_extras
 from lookalike.workflow.run_inputs import Side, open_side
 from lookalike.workflow.run_state import check_folder, planned_folder
+from lookalike.workflow.run_texts import load_texts, settle
 from lookalike.workflow.yield_ladder import Forecast, forecast
 
 log = logging.getLogger(__name__)
@@ -77,8 +79,15 @@ class RunPlan:
     forecast: Forecast
 
 
-def plan_run(config: RunConfig) -> RunPlan:
+def plan_run(config: RunConfig, targets: Any = None) -> RunPlan:
     """Check everything that a run checks before it starts, and try a few images for the time.
+
+    Parameters
+    ----------
+    config:
+        The settings of the run.
+    targets:
+        A table in memory in place of the path in the settings.
 
     Raises
     ------
@@ -87,23 +96,30 @@ def plan_run(config: RunConfig) -> RunPlan:
     """
     check_settings(config)
     check_folder(config, [config.targets, config.pool])
-    sides = (open_side("targets", config.targets, config), open_side("pool", config.pool, config))
+    given = config.targets if targets is None else targets
+    sides = (open_side("targets", given, config), open_side("pool", config.pool, config))
+    config = settle(config, sides[0])
     check_sides(config, sides)
     extras = open_extras(config, sides)
     folder = planned_folder(config)
-    images = [side for side in sides if not side.is_ready]
+    images = [side for side in sides if side.is_image]
     if not images:
+        texts = load_texts(config, sides, None)
         check_extras(extras, config, sides, None)
         check_room(folder, config, sides, None, extras.avoid)
         words = "none: both sides come with their vectors"
+        estimate = "nothing is to be embedded; the search comes at once"
+        if texts is not None:
+            words = f"{config.model} {config.model_path}, for texts"
+            estimate = "a moment: only texts are to be embedded"
         return RunPlan(
-            sides, words, (), CacheState.OFF, {}, "nothing is to be embedded; the search comes at once", folder,
-            forecast(config, sides, extras),
+            sides, words, (), CacheState.OFF, {}, estimate, folder, forecast(config, sides, extras)
         )  # fmt: skip
     started = time.perf_counter()
     encoder = load(config, sides, remember=False)
     loading = time.perf_counter() - started
     assert encoder is not None
+    load_texts(config, sides, encoder)
     check_extras(extras, config, sides, encoder)
     check_room(folder, config, sides, encoder, extras.avoid)
     model = encoder.identity.model

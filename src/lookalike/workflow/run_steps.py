@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from lookalike.config.schemas import RunConfig
 from lookalike.embedding.images import embed_with
 from lookalike.encoders.base import Encoder
+from lookalike.encoders.texts import TextEncoder
 from lookalike.reports.summary import MiningCounts
 from lookalike.tables.embedding_copy import place_embedding_table
 from lookalike.tables.embedding_stream import EmbeddingStream
@@ -48,6 +49,7 @@ from lookalike.workflow.run_files import (
 )
 from lookalike.workflow.run_inputs import Side
 from lookalike.workflow.run_state import RunState, forget_state
+from lookalike.workflow.run_texts import embed_side, text_record
 
 if TYPE_CHECKING:
     from lookalike.reports.facts import Facts
@@ -99,16 +101,36 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """What was checked and opened before anything is written: the settings as they fit the sides, and the encoders."""
+
+    config: RunConfig
+    sides: tuple[Side, Side]
+    encoder: Encoder | None
+    texts: TextEncoder | None
+    extras: Extras
+
+
+@dataclass(frozen=True)
 class Job:
     """What the steps of a run share."""
 
     folder: RunFolder
     config: RunConfig
     state: RunState
-    encoder: Encoder | None
+    ready: Ready
     steps: Steps
     notes: Sequence[str]
-    extras: Extras
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """That of the images."""
+        return self.ready.encoder
+
+    @property
+    def extras(self) -> Extras:
+        """What there is beside targets and pool."""
+        return self.ready.extras
 
 
 def write_inputs(sides: tuple[Side, Side], folder: RunFolder) -> tuple[Side, Side]:
@@ -178,6 +200,10 @@ def _embed(job: Job, side: Side) -> InputRecord:
     if side.is_ready:
         place_embedding_table(side.path, side.column, output)
         record = ready_record(side)
+    elif side.is_text:
+        assert job.ready.texts is not None
+        texts = embed_side(job.ready.texts, job.config, side, input_of(side, job.folder), str(output))
+        record, warnings = text_record(side, texts), texts.warnings
     else:
         assert job.encoder is not None
         log.info("embedding the %s: %d images", side.name, side.rows)

@@ -109,7 +109,7 @@ def open_site(run: Path) -> Site:
     pages = [folder.gallery, *old_pages(folder)]
     tables = [folder.mined, folder.reviewed, folder.pairs]
     files = [*pages, folder.report, folder.summary, folder.record, *tables, *sorted(folder.plots.glob("*.png"))]
-    paths = {*data.target_paths, *data.pairs.column("source_filepath").to_pylist()}
+    paths = {*(() if data.texts else data.target_paths), *data.pairs.column("source_filepath").to_pylist()}
     return Site(
         data,
         {f"/{file.relative_to(folder.path).as_posix()}": file for file in files if file.is_file()},

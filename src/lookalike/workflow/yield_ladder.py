@@ -125,6 +125,10 @@ def _why_not(
     sides: Sequence[Side], config: RunConfig, identity: EncoderIdentity | None, cache: Path | None
 ) -> Iterator[str]:
     """Why the vectors cannot be had at all."""
+    if any(side.is_text and not side.is_ready for side in sides):
+        yield "the texts have no vectors yet"
+        yield "embed them first, with `embedding text_embeddings`, and name the table as the targets"
+        return
     images = [side for side in sides if not side.is_ready]
     if not images:
         return

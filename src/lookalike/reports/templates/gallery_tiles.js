@@ -12,7 +12,8 @@ const images = page.images.map(([path, link, id, data, reason]) => ({
   // WebP, as reports/thumbnails.py writes it.
   thumbnail: data ? `data:image/webp;base64,${data}` : "",
   reason,
-  name: path.split(/[\\/]/).pop() || path,
+  isText: reason === null, // a target that is a text
+  name: (reason !== null && path.split(/[\\/]/).pop()) || path,
 }));
 
 const chips = new Map(
@@ -68,6 +69,7 @@ function shortNumber(value) {
 }
 
 function picture(image, words) {
+  if (image.isText) return element("span", { className: "said", dir: "auto" }, image.path);
   if (!image.thumbnail) {
     return element(
       "span",
@@ -112,7 +114,7 @@ function fill(target) {
       "div",
       { className: "about" },
       element("p", { className: "number" }, `Target ${target.row + 1}`),
-      nameOf(target.image),
+      target.image.isText ? "" : nameOf(target.image),
       target.label === null ? "" : element("p", { className: "tag", dir: "auto" }, target.label),
       tally,
       element("div", { className: "all", hidden: !target.kept.length }, target.keepAll, target.dropAll),

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.selection.filters import OUTCOMES, Outcome
+from lookalike.tables.embedding_table import key_of
 from lookalike.workflow.by_score import RULES
 from lookalike.workflow.checks.finding import Finding, Rule, error, some
 from lookalike.workflow.checks.summary import dropped_by
@@ -115,10 +116,10 @@ def _check_side(pairs: Pairs, side: str, shape: Shape, name: str) -> Iterator[Fi
 
 
 def _paths(path: Path) -> Iterator[tuple[int, pa.Array]]:
-    """The paths of a table as bytes, block by block, each with the number of its first row."""
+    """The paths (or texts) of a table as bytes, block by block, each with the number of its first row."""
     first = 0
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_BLOCK, columns=["filepath"]):
+        for batch in file.iter_batches(batch_size=_BLOCK, columns=[key_of(file.schema_arrow.names)]):
             yield first, batch.column(0).cast(pa.large_binary())
             first += batch.num_rows
 

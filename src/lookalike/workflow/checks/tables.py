@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.encoders.identity import EncoderIdentity, differences
+from lookalike.encoders.identity import EncoderIdentity, mismatches
 from lookalike.errors import TableError
-from lookalike.tables.embedding_table import METADATA_KEY
+from lookalike.tables.embedding_table import METADATA_KEY, key_of
 from lookalike.tables.pair_table import SCHEMA, sibling
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord
 from lookalike.tables.vectors import is_vector_type
@@ -99,7 +99,7 @@ def _check_columns(shape: Shape, folder: RunFolder, vectors: str) -> Iterator[Fi
     if shape.path == folder.mined and schema.names != ["filepath"]:
         hint = "readers expect one column `filepath`; put what belongs to a pair into another table"
         yield error(Rule.TABLE, f"has the columns {schema.names}, not ['filepath']", name, hint)
-    elif "filepath" not in schema.names:
+    elif "filepath" not in schema.names and not (shape.path == folder.targets and key_of(schema.names) == "text"):
         yield error(Rule.TABLE, f"has no column 'filepath'; its columns are {schema.names}", name)
     if "filepath" in schema.names and not _is_text(schema.field("filepath").type):
         found = schema.field("filepath").type
@@ -182,7 +182,7 @@ def check_encoders(shapes: Shapes, record: RunRecord | None) -> Iterator[Finding
         message = "does not say which encoder wrote it, so that it is the same for both tables is not known"
         yield warning(Rule.ENCODER, message, " and ".join(unknown), _PERSONS_WORD)
     if len(known) == 2:
-        model, numerics = differences(*known)
+        model, numerics = mismatches(*known)
         where = " and ".join(shape.path.name for shape, _ in sides)
         if model:
             message = f"were written by different encoders; they differ in {', '.join(model)}"
