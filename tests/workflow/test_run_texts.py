@@ -190,7 +190,7 @@ def test_dry_run_and_command_line(images, settings, run_command, tmp_path):
 
 def test_a_stopped_run_goes_on(images, settings, tmp_path, monkeypatch):
     """The texts of the command line are kept in the folder; from another directory, too, for they are no paths."""
-    from lookalike.workflow import run as module
+    from lookalike.workflow import run_steps as module
 
     def stop(*_, **__):
         raise KeyboardInterrupt
