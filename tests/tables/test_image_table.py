@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lookalike.errors import LookalikeError, TableError
-from lookalike.tables.image_table import read_image_table
+from lookalike.tables.image_table import may_have_more_rows, read_image_table
 
 ROWS = [{"filepath": "a b.jpg", "label": "ok", "score": 0.5}, {"filepath": "ü,2.jpg", "label": "bad", "score": 1.5}]
 
@@ -333,3 +333,29 @@ def test_url_that_nothing_here_opens(url, part):
     """An unknown protocol, or one whose package is not installed, is the user's mistake, not a bug."""
     with pytest.raises(LookalikeError, match=part):
         read_image_table(url)
+
+
+@pytest.mark.parametrize("kind", ["table", "frame", "table.parquet", "list.txt", "folder", "folder of parquet", "url"])
+def test_whether_a_table_may_be_large_is_told_without_reading_it(kind, tmp_path):
+    """Never no for one that is; for those that can be counted quickly, never yes for one that is not."""
+    table = pa.table({"filepath": [f"{row}.png" for row in range(5)]})
+    given = tmp_path / kind
+    if kind in ("table", "frame"):
+        given = table if kind == "table" else table.to_pandas()
+    elif kind == "url":
+        given = "memory://nowhere.parquet"
+    elif kind == "table.parquet":
+        pq.write_table(table, given)
+    elif kind == "list.txt":
+        given.write_text("\n".join(table.column("filepath").to_pylist()) + "\n")
+    else:
+        (given / "below").mkdir(parents=True)
+        for path in table.column("filepath").to_pylist():
+            (given / "below" / path).touch()
+        if kind == "folder of parquet":
+            pq.write_table(table, given / "below" / "part.parquet")
+    assert may_have_more_rows(given, 4)
+    counted = kind in ("table", "frame", "table.parquet", "folder")
+    assert may_have_more_rows(given, 5) == (not counted)
+    assert may_have_more_rows(given, 100) == (kind in ("folder of parquet", "url"))
+    assert not may_have_more_rows(str(tmp_path / "nowhere"), 0)

@@ -143,10 +143,8 @@ def may_have_more_rows(table: Any, rows: int) -> bool:
     path = Path(table)
     try:
         if path.is_dir():
-            files = (name for _, _, names in os.walk(path) for name in names)
-            return next(islice(files, rows, None), None) is not None or any(
-                file.suffix.lower() in PARQUET_SUFFIXES for file in path.iterdir()
-            )
+            files = list(islice((name for _, _, names in os.walk(path) for name in names), rows + 1))
+            return len(files) > rows or any(Path(name).suffix.lower() in PARQUET_SUFFIXES for name in files)
         if path.suffix.lower() in PARQUET_SUFFIXES:
             return bool(pq.read_metadata(path).num_rows > rows)
         return path.stat().st_size > 2 * rows  # a path has a letter, and a line its end
