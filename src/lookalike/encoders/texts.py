@@ -276,8 +276,8 @@ def _read_tokenizer(model_path: str, tower: Tower, text_config: Any) -> Tokenize
         raise EncoderError(
             "has no tokenizer that can be read",
             where=model_path,
-            hint="copy it from where the model came from: tokenizer_config.json with tokenizer.json, or spiece.model for "
-            "SigLIP",
+            hint="copy it from where the model came from: tokenizer_config.json with tokenizer.json, or with "
+            "spiece.model for SigLIP",
         )
     limits = [tower.tokens] if tower.tokens else [module.model_max_length]
     limits.append(getattr(text_config, "max_position_embeddings", None) or _MOST_TOKENS)
