@@ -6,10 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import lookalike
 from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors import search as search_module
 from lookalike.selection import sweep as sweep_module
-from lookalike.selection.knee import knee
+from lookalike.selection.knee import Knee, knee, shared_knee
 from lookalike.selection.scored import select_scored
 from lookalike.workflow.mining import mine
 from support.embeddings import identity, write_embeddings
@@ -86,7 +87,9 @@ def test_held_out_recall_and_the_choice_are_those_of_auto(tune, tmp_path):
     (chosen,) = table[table.recommended].to_dict("records")
     assert (chosen["scoring"], chosen["components"]) == best.option
     curve = table[(table.scoring == chosen["scoring"]) & table.distance_threshold.isna()].reset_index()
-    place = knee(curve["yield"], curve.held_out_recall)
+    right = curve["yield"] * curve.precision
+    curves = {"recall": curve.held_out_recall, "coverage": curve.coverage, "right": right / right.max()}
+    place = shared_knee(curve["yield"], curves).place
     assert place is not None
     assert chosen["topn"] == curve.topn[place]
     words = dict(word.split("=") for word in done.last_line.split())
@@ -95,6 +98,48 @@ def test_held_out_recall_and_the_choice_are_those_of_auto(tune, tmp_path):
     # More images never find fewer hidden targets.
     for _, own in table.groupby(["scoring", table.distance_threshold.fillna(-1)]):
         assert own.sort_values("topn").held_out_recall.is_monotonic_increasing
+
+
+def test_weights_count_as_they_do_in_mining(tune, tmp_path):
+    """Half of the targets are of another kind and weigh nothing: figures and images are those of the others."""
+    targets, pool, _ = planted(targets=40)
+    others = np.random.default_rng(1).standard_normal(targets.shape).astype(np.float32) * pool.std(axis=0)
+    weakness = [1.0, 2.0] * 20 + [0.0] * 40
+    tables(tmp_path, np.concatenate([targets, others]), pool, None)
+    table = pq.read_table("targets.parquet")
+    pq.write_table(table.append_column("weakness", pa.array(weakness)), "targets.parquet")
+    words = (*TABLES, "--topn", "1,3,5", "--components", "16", "--threshold", "off")
+    weighted, done = tune(*words, "--target-weight-column", "weakness")
+    plain, _ = tune(*words, out="plain")
+    assert done.last_line.endswith(" target_weight_column=weakness")
+    config = ScoringConfig(components="16")
+    auto = select_scored(np.concatenate([targets, others]), pool, config, target_weights=weakness)
+    at_five = weighted[weighted.topn == 5].set_index("scoring")
+    for one in auto.choice.tried:
+        assert at_five.held_out_rank[one.option.scoring] == pytest.approx(one.rank)
+        assert at_five.held_out_recall[one.option.scoring] == pytest.approx(one.found)
+    best = auto.choice.option.scoring
+    assert best != "nearest"
+    assert at_five["yield"][best] == len(auto.kept_rows)
+    assert at_five.held_out_rank[best] < plain[plain.topn == 5].set_index("scoring").held_out_rank[best] / 2
+    settings = dict(word.split("=") for word in done.last_line.split())
+    run = lookalike.run("targets.parquet", "pool.parquet", run_dir="run", **{**settings, "topn": int(settings["topn"])})
+    assert run.counts.unique == weighted[weighted.recommended]["yield"].iloc[0]
+    again, done = tune("run", "--topn", "1,3,5", "--components", "16", "--threshold", "off", out="again")
+    assert done.last_line.endswith(" target_weight_column=weakness"), "the run's own column"
+    assert again.held_out_rank.tolist() == weighted.held_out_rank.tolist()
+    assert "target_weight_column" not in tune("run", "--topn", "1", "--target-weight-column", "", out="o")[1].last_line
+    assert "has no column 'age'" in tune(*words, "--target-weight-column", "age", status=1, out="p").stderr
+
+
+def test_few_targets_with_a_weight_are_few_targets(tune, tmp_path):
+    targets, pool, _ = planted(targets=20)
+    tables(tmp_path, targets, pool)
+    weights = pa.array([1] * 9 + [0] * 11)
+    pq.write_table(pq.read_table("targets.parquet").append_column("w", weights), "targets.parquet")
+    table, done = tune(*TABLES, "--topn", "2,4", "--target-weight-column", "w")
+    assert "9 targets are too few to hide some of them" in done.stdout
+    assert table.held_out_recall.isna().all()
 
 
 def test_a_threshold_costs_the_hidden_targets_that_are_beyond_it(tune, tmp_path):
@@ -234,6 +279,52 @@ def test_the_same_twice_gives_the_same_bytes(tune, tmp_path):
         tune(*TABLES, "--topn", "1,2,3", out=out)
     for name in ("tune.parquet", "tune.csv", "tune.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_knee_looks_at_right_images_too(tune, tmp_path):
+    """Without labels the recall of hidden targets decides; with them, further images that are wrong hold it back."""
+    targets, pool, member = planted(targets=40, members=60)
+    tables(tmp_path, targets, pool, member)
+    words = ("--topn", "1,2,4,8,16,30", "--components", "16", "--threshold", "off")
+    table, done = tune(*TABLES, *words)
+    own = table[table.scoring == table[table.recommended].scoring.iloc[0]].reset_index(drop=True)
+    chosen = own[own.recommended].iloc[0]
+    right = (own["yield"] * own.precision).round()
+    found = shared_knee(
+        own["yield"].tolist(),
+        {"held-out recall": own.held_out_recall, "coverage": own.coverage, "right images": right / right.max()},
+    )
+    assert own.topn[found.place] == chosen.topn
+    assert "together" in chosen.knee
+    for name, place in found.alone.items():
+        assert name in (own.knee[place] or "")
+    (reason,) = [line for line in done.lines if line.startswith("Reason:   topn=")]
+    assert f"right images topn={own.topn[found.alone['right images']]}" in reason
+    (given,) = [line for line in done.lines if line.startswith(f"Reason:   {chosen['yield']} images: ")]
+    following = own[own["yield"] > chosen["yield"]].iloc[0]
+    added = following["yield"] - chosen["yield"]
+    share = (following["yield"] * following.precision - chosen["yield"] * chosen.precision) / added
+    assert f"topn={following.topn} would keep {added} more, of which {share:.0%} have the right label" in given
+    assert f"{chosen.precision:.0%} with the right label, redundancy {chosen.redundancy:.2f}" in given
+    tables(tmp_path, targets, pool, None)
+    bare, done = tune(*TABLES, *words, out="bare")
+    alone = bare[bare.recommended].iloc[0]
+    assert "right images" not in done.stdout
+    assert alone.topn >= chosen.topn
+    picture = Image.open(tmp_path / "out" / "tune.png")
+    assert f"topn {chosen.topn}," in picture.info["Comment"]
+
+
+def test_knees_of_several_curves():
+    across = [1, 2, 3, 4, 10]
+    late, soon = [0, 0.1, 0.2, 0.6, 0.7], [0, 0.7, 0.72, 0.73, 0.75]
+    assert shared_knee(across, {"a": late}) == Knee(3, {"a": 3})
+    assert shared_knee(across, {"a": late, "b": soon}).alone == {"a": 3, "b": 1}
+    assert shared_knee(across, {"a": late, "b": soon}).place in (1, 3)
+    assert shared_knee(across, {"a": soon, "flat": [1] * 5, "unknown": [np.nan] * 5}) == Knee(1, {"a": 1})
+    assert shared_knee(across, {"flat": [1] * 5}) == Knee(None, {})
+    backwards = shared_knee(across[::-1], {"a": late[::-1], "b": soon[::-1]})
+    assert backwards.place == 4 - shared_knee(across, {"a": late, "b": soon}).place, "in any order"
 
 
 def test_knees():

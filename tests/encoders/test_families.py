@@ -16,6 +16,7 @@ from torch.nn.functional import layer_norm
 
 from lookalike import ConfigError, EncoderError, embed_images
 from lookalike.workflow.demo_data import solar
+from support import snapshots
 
 NAMES = list(MODELS)
 #: What each class of vision tower is called in the identity.
@@ -372,6 +373,14 @@ def test_image_size(name, snapshot, pictures, embed):
     own = embed(name, folder, pictures[:1])[1]
     assert identity.fingerprint != own.fingerprint
     assert identity.model.weights == own.model.weights
+
+
+def test_an_own_size_that_is_no_multiple_of_the_patch(pictures, embed, tmp_path):
+    """SigLIP So400m/14 has 384 pixels: the rim is left out, as transformers does."""
+    folder = snapshots.siglip(tmp_path / "odd", image_size=36)
+    reference = REFERENCES["SigLIP"](folder, pictures)
+    assert_same(embed("SigLIP", folder, pictures)[0], reference)
+    assert_same(embed("SigLIP", folder, pictures, image_size=36)[0], reference)
 
 
 def test_a_size_that_is_the_models_own_changes_nothing(snapshot, pictures, embed):

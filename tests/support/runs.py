@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
+from lookalike.config.schemas import NearestNeighborsConfig
 from lookalike.tables.run_folder import InputRecord, RunFolder, RunRecord, file_record
+from lookalike.workflow.diagnosis import diagnose
 from lookalike.workflow.mining import mine
 from lookalike.workflow.run_files import selection_record
 from support.embeddings import identity, write_embeddings
@@ -31,11 +33,11 @@ def make_images(folder, count, stem, size=(64, 48)):
 
 
 def make_run(folder, *, targets=4, pool=20, target_labels=None, pool_labels=None, target_paths=None, pool_paths=None,
-             topn=3, dimension=8, warnings=(), vectors=None, barred=None, **settings):  # fmt: skip
+             topn=3, dimension=8, warnings=(), vectors=None, barred=None, last=None, **settings):  # fmt: skip
     """Make a run folder and return it; labels are lists or None; paths default to pictures beside the folder.
 
     `settings` go to `mine` (`scoring`, `distance_threshold`, ...); `vectors` are (targets, pool) or random; `barred`
-    has the rule of every pool row that may not be mined.
+    has the rule of every pool row that may not be mined; `last` is the run of the iteration before.
     """
     run = RunFolder(Path(folder))
     run.path.mkdir(parents=True)
@@ -56,6 +58,7 @@ def make_run(folder, *, targets=4, pool=20, target_labels=None, pool_labels=None
         pq.write_table(pa.table(table), run.excluded)
         settings["exclude_path"] = str(run.excluded)
     result = mine(run.pool, run.targets, run.mined, **settings)
+    diagnosis = diagnose(run, NearestNeighborsConfig(run.pool, run.targets, run.mined, **settings), result, last)
     specs = (
         (run.embedding_spec, {"model": "CLIP", "model_path": "acme/tiny-clip", "batch_size": 64}),
         (
@@ -84,7 +87,8 @@ def make_run(folder, *, targets=4, pool=20, target_labels=None, pool_labels=None
         )
         for name, paths, labels in (("targets", target_paths, target_labels), ("pool", pool_paths, pool_labels))
     ]
-    written = [run.targets, run.pool, run.mined, run.pairs, run.summary, run.embedding_spec, run.mining_spec]
+    written = [run.targets, run.pool, run.mined, run.pairs, run.summary, run.target_outcomes, run.embedding_spec,
+               run.mining_spec]  # fmt: skip
     RunRecord(
         lookalike="0.1.0", created="2026-11-23T12:00:00+00:00", command=["lookalike", "mine"], settings=settings,
         model="CLIP", model_path="acme/tiny-clip", targets=sides[0], pool=sides[1], counts=asdict(result.counts),
@@ -93,6 +97,6 @@ def make_run(folder, *, targets=4, pool=20, target_labels=None, pool_labels=None
         machine={"processor": "a processor", "cores": 2, "devices": []},
         files={path.name: file_record(path) for path in written},
         excluded={"rules": dict(Counter(barred.values())), "images": len(barred), "read": 0} if barred else None,
-        selection=None if result.scored is None else selection_record(result.scored),
+        selection=None if result.scored is None else selection_record(result.scored), diagnosis=diagnosis,
     ).write(run)  # fmt: skip
     return run

@@ -55,7 +55,7 @@ def mined(folder):
 def test_a_run_selects_by_score_and_says_why(place):
     done = run(run_dir="run", topn=2)
     selection = json.loads((place / "run" / "run.json").read_text())["selection"]
-    assert selection["scoring"] in ("nearest", "density_ratio", "lda")
+    assert selection["scoring"] in ("blend", "density_ratio", "lda")
     assert {one["scoring"] for one in selection["tried"]} == {"nearest", "density_ratio", "lda"}
     assert selection["tried"] == sorted(selection["tried"], key=lambda one: one["log_rank"])
     assert errors(done.folder) == []
@@ -117,6 +117,53 @@ def test_the_spec_reproduces_a_run_with_all_rules(place):
     assert pq.read_table("again/mined.parquet").column("filepath").to_pylist() == before
 
 
+def test_with_every_rule_on_the_folder_answers_for_every_image(place, run_command):
+    """Mined or not, for which target, at what distance and score, and which rule with which setting stopped it."""
+    run(run_dir="first", budget=3, history="history.json")
+    pq.write_table(pq.read_table("pool.parquet").slice(100, 5), "avoid.parquet")
+    pq.write_table(pq.read_table("pool.parquet").slice(90, 4), "tests.parquet")
+    pq.write_table(pq.read_table("pool.parquet", columns=["filepath"]).slice(40, 3), "unwanted.parquet")
+    targets = pq.read_table("targets.parquet")
+    pq.write_table(targets.append_column("weakness", pa.array(np.linspace(0.1, 1, 12))), "targets.parquet")
+    done = run(
+        run_dir="run", budget=18, history="history.json", avoid="avoid.parquet", protect="tests.parquet",
+        exclude="unwanted.parquet", target_weight_column="weakness", dedup_threshold=0.02, diversity=0.3,
+        max_per_target=3, max_per_label=12, filter_by_label=True, distance_threshold=0.6, min_similarity=0.3,
+    )  # fmt: skip
+    assert errors(done.folder) == []
+    settings = done.record.settings
+    rows = pq.read_table(done.folder.outcomes).to_pylist()
+    told = {row["filepath"]: sentence(row, settings) for row in rows}
+    kept = [row for row in rows if row["outcome"] == "kept"]
+    assert {row["filepath"] for row in kept} == set(mined(done.folder))
+    for row in rows:
+        text = told[row["filepath"]]
+        if row["outcome"] == "kept":
+            assert f"mined for {row['target_filepath']} (" in text
+            assert f"distance {row['distance']:.4g}, score {row['score']:.4g})" in text
+        else:
+            assert f"(rule {row['rule'] or row['outcome']})" in text
+            assert (row["rule"] is not None) == (row["outcome"] == "excluded")
+    rules = {row["rule"] for row in rows} - {None}
+    assert rules == {"already_mined", "excluded", "protected_path", "self_match"}
+    assert {row["outcome"] for row in rows} > {"kept", "excluded", "label_mismatch"}
+    limited = [text for text in told.values() if "(rule over_label_limit)" in text]
+    assert limited
+    assert all("(max_per_label=12)" in text for text in limited)
+    words = run_command("lookalike", "why", "run", kept[0]["filepath"], cwd=place)
+    assert words.stdout.strip() == told[kept[0]["filepath"]]
+
+
+def test_a_pool_of_targets_only(place):
+    done = lookalike.run("targets.parquet", "targets.parquet", run_dir="run", leak_reads=0)
+    assert done.counts.unique == 0
+    assert {row["rule"] for row in pq.read_table(done.folder.outcomes).to_pylist()} == {"self_match"}
+    assert errors(done.folder) == []
+    both = lookalike.run("targets.parquet", "targets.parquet", run_dir="both", leak_reads=0, self_match="keep")
+    assert 0 < both.counts.unique <= 12
+    assert errors(both.folder) == []
+
+
 def test_iterations_bring_new_images(place):
     first = run(run_dir="one", history="ledger/history.json", topn=2)
     second = run(run_dir="two", history="ledger/history.json", iteration=2, topn=2)
@@ -125,6 +172,7 @@ def test_iterations_bring_new_images(place):
     assert [one["selected_filepaths"] for one in ledger["iterations"]] == [mined(first.folder), mined(second.folder)]
     known = explain(second.folder.path, mined(first.folder)[:1])
     assert [row["rule"] for row in known] == ["already_mined"]
+    assert sentence(known[0]).endswith(": not mined: an earlier iteration mined it (iteration 1) (rule already_mined)")
     with pytest.raises(lookalike.ConfigError, match="iteration=2 was mined already"):
         run(run_dir="three", history="ledger/history.json", iteration=2)
     with pytest.raises(lookalike.ConfigError, match="needs a history"):
@@ -222,13 +270,13 @@ def test_a_report_tells_labels_that_do_not_meet_and_a_pool_that_is_barred(place)
 
 
 def test_a_run_that_the_ledger_stopped_is_unfinished(place, monkeypatch):
-    from lookalike.workflow import run as run_module
+    from lookalike.workflow import run_steps
 
     def late(*arguments):
         raise lookalike.TableError("another run", where="ledger")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "remember", late)
+        patch.setattr(run_steps, "remember", late)
         with pytest.raises(lookalike.TableError):
             run(run_dir="run", history="history.json")
     assert not (place / "run" / "Mining_Report.md").exists()
@@ -240,7 +288,9 @@ def test_a_pool_that_is_excluded_as_a_whole(place):
     assert done.counts.unique == 0
     assert any("every row of the pool is" in warning for warning in done.warnings)
     assert errors(done.folder) == []
-    assert done.report.is_file()
+    report = done.report.read_text(encoding="utf-8")
+    assert "were left out before the search" in report
+    assert "every row of the pool is" not in report, "told twice"
 
 
 def test_a_target_in_the_pool_is_left_out_and_that_is_said(place):
@@ -252,18 +302,18 @@ def test_a_target_in_the_pool_is_left_out_and_that_is_said(place):
 
 def test_two_runs_on_one_ledger_never_mine_the_same(place, monkeypatch):
     """The second one adds its iteration while the first one draws; the first one stops, and goes on without it."""
-    from lookalike.workflow import run as run_module
+    from lookalike.workflow import run_steps
 
-    remember = run_module.remember
+    remember = run_steps.remember
 
     def late(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, "remember", remember)
+            patch.setattr(run_steps, "remember", remember)
             run(run_dir="other", history="history.json", topn=2)
         remember(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "remember", late)
+        patch.setattr(run_steps, "remember", late)
         with pytest.raises(lookalike.TableError, match="another run added an iteration"):
             run(run_dir="first", history="history.json", topn=2)
     ledger = json.loads((place / "history.json").read_text())

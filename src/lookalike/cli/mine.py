@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +16,10 @@ from lookalike.errors import ConfigError, MissingSetting
 
 if TYPE_CHECKING:
     from lookalike.tables.run_folder import InputRecord, RunRecord
-    from lookalike.workflow.run import RunResult
     from lookalike.workflow.run_inputs import Side
     from lookalike.workflow.run_plan import RunPlan
+    from lookalike.workflow.run_steps import RunResult
+    from lookalike.workflow.yield_ladder import Forecast
 
 _HELP = {name: field.metadata["help"] for name, field in RunConfig.__dataclass_fields__.items()}
 
@@ -51,7 +52,12 @@ def mine(
     image_ext: Annotated[str | None, _named("image_ext")] = None,
     spec: Annotated[Path | None, typer.Option("-e", "--experiment_spec_file", help="YAML file with settings.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and how long it may take; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be done, how long it may take and, where vectors are there, how many images a "
+            "ladder of settings would give; write nothing.",
+        ),
     ] = False,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped, with its own settings.")
@@ -73,12 +79,12 @@ def mine(
         if targets is not None or any(word.startswith("targets=") for word in settings or ()):
             raise typer.BadParameter("--text stands in place of --targets, and both were given")
         named["targets"] = f"{len(text)} given texts"
-    words = _words(named, settings or [])
+    words = key_values(named, settings or [])
     if not report_errors(lambda: _mine(words, spec, resume, cfg, dry_run, text or [])):
         raise typer.Exit(1)
 
 
-def _words(named: dict[str, Any], settings: list[str]) -> list[str]:
+def key_values(named: dict[str, Any], settings: list[str]) -> list[str]:
     """All settings of the command line as `key=value`, each at most once."""
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
     words += settings
@@ -166,7 +172,7 @@ def _show(result: RunResult, *, now: bool = True) -> None:
     record, counts = result.record, result.counts
     for name, side in (("Targets", record.targets), ("Pool", record.pool)):
         print(f"{name + ':':<10} {_side(side, now=now)}")
-    print(f"Mined:     {counts.unique} images, {how_chosen(record)}")
+    print(f"Mined:     {counts.unique} images" + (f", {how_chosen(record)}" if counts.unique else ""))
     if result.warnings:
         print(f"Warnings:  {len(result.warnings)}, in {result.folder.summary}")
     print(f"Report:    {result.report}")
@@ -219,8 +225,48 @@ def _show_plan(plan: RunPlan) -> None:
     print(f"Encoder:   {plan.encoder}")
     print(f"Device:    {', '.join(plan.devices)}")
     print(f"Estimate:  {plan.estimate}")
+    for line in forecast_lines(plan.forecast):
+        print(line)
     print("Nothing was written. The run folder would be:")
     print(plan.folder)
+
+
+def forecast_lines(forecast: Forecast) -> Iterator[str]:
+    """What would be mined, line by line: a table of the ladder, or why it cannot be known."""
+    if forecast.ladder is None:
+        yield f"Yield:     {'nothing' if forecast.pool else 'not known'}: {'; '.join(forecast.notes)}"
+        return
+    searched = f"one search for {forecast.targets} targets in {forecast.pool} pool images"
+    yield f"Yield:     {searched}; * has the run's settings"
+    choice = forecast.ladder.choice
+    name = "" if choice is None else str(choice.option)
+    header = ("", "scoring", "topn", "budget", "threshold", "images", "of the pool", "targets served")
+    rows = [header]
+    for one in forecast.ladder.yields:
+        rung = one.rung
+        rows.append(
+            (
+                "*" if rung == forecast.own else "",
+                name if rung.scored else "nearest of each",
+                "-" if rung.scored and rung.budget else str(rung.topn),
+                "-" if not rung.scored else str(one.budget),
+                f"{rung.threshold:g}" if rung.threshold >= 0 else "off",
+                str(one.images),
+                f"{one.images / forecast.pool:.1%}",
+                f"{one.served} of {forecast.targets}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        cells = [
+            text.ljust(width) if column < 2 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield f"  {'  '.join(cells)}".rstrip()
+    if choice is not None and choice.tried:
+        yield f"  scoring: {choice.reason}"
+    for note in forecast.notes:
+        yield f"  note: {note}"
 
 
 def _work(plan: RunPlan, side: Side) -> str:

@@ -41,6 +41,9 @@ def tune(
     metric: Annotated[str, _named("knn_metric", "--metric")] = _Config.knn_metric,
     target_vectors: Annotated[str, _named("target_vectors", "--target-vectors")] = _Config.target_vectors,
     pool_vectors: Annotated[str, _named("pool_vectors", "--pool-vectors")] = _Config.pool_vectors,
+    target_weight_column: Annotated[
+        str | None, typer.Option("--target-weight-column", help=_HELP["target_weight_column"], show_default=False)
+    ] = None,
     seed: Annotated[int, _named("seed", "--seed")] = _Config.seed,
     device: Annotated[str, _named("device", "--device")] = _Config.device,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier tune.")] = False,
@@ -51,19 +54,20 @@ def tune(
     """
     from lookalike.workflow.tune import tune
 
-    sides, barred = _sides(run, targets, pool, with_ or [])
+    sides, barred, weights = _sides(run, targets, pool, with_ or [])
     found = tune(
         sides, out, topn=topn, components=components, threshold=threshold, knn_metric=metric,
-        target_vectors=target_vectors, pool_vectors=pool_vectors, seed=seed, device=device, exclude_paths=barred,
-        force=force,
+        target_vectors=target_vectors, pool_vectors=pool_vectors,
+        target_weight_column=weights if target_weight_column is None else target_weight_column, seed=seed,
+        device=device, exclude_paths=barred, force=force,
     )  # fmt: skip
     _show(found, sides)
 
 
 def _sides(
     run: Path | None, targets: str | None, pool: str | None, others: list[str]
-) -> tuple[dict[str, tuple[str | Path, str | Path]], list[str]]:
-    """The tables of each encoder by its name, and what may not be mined."""
+) -> tuple[dict[str, tuple[str | Path, str | Path]], list[str], str]:
+    """The tables of each encoder by its name, what may not be mined, and the column of weights that a run had."""
     from lookalike.workflow.tune import sides_of_run
 
     if run is not None and (targets or pool):
@@ -72,8 +76,9 @@ def _sides(
         raise ConfigError("--targets and --pool go together", hint="give both, or a run folder")
     sides: dict[str, tuple[str | Path, str | Path]] = {}
     barred: list[str] = []
+    weights = _Config.target_weight_column
     if run is not None:
-        target_table, pool_table, barred = sides_of_run(run)
+        target_table, pool_table, barred, weights = sides_of_run(run)
         sides[_ONLY] = (target_table, pool_table)
     elif targets and pool:
         sides[_ONLY] = (targets, pool)
@@ -87,7 +92,7 @@ def _sides(
         if name in sides:
             raise ConfigError(f"--with {word}: the name {name!r} is taken", hint="give each encoder a name of its own")
         sides[name] = (both[0], both[1])
-    return sides, barred
+    return sides, barred, weights
 
 
 def _show(found: Tuned, sides: dict[str, tuple[str | Path, str | Path]]) -> None:

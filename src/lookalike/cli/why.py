@@ -15,8 +15,8 @@ def why(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object an image.")] = False,
 ) -> None:
     """Say of pool images whether they were mined, for which target, and if not, which rule stopped them."""
-    from lookalike.workflow.why import explain, sentence
+    from lookalike.workflow.why import explain, sentence, settings_of
 
-    found = explain(run, images)
+    found, settings = explain(run, images), settings_of(run)
     for fate in found:
-        print(json.dumps(fate, ensure_ascii=False) if as_json else sentence(fate))
+        print(json.dumps(fate, ensure_ascii=False) if as_json else sentence(fate, settings))

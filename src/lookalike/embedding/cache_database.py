@@ -123,8 +123,12 @@ def _open(path: Path, identity: EncoderIdentity) -> Database:
 
 
 def connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
-    """Connect to a database file; `mode` ``rwc`` makes it where there is none."""
+    """Connect to a database file; `mode` ``rwc`` makes it where there is none, ``ro`` makes no file beside it."""
     uri = f"{path.absolute().as_uri()}?mode={mode}"
+    if mode == "ro" and not path.with_name(f"{path.name}-wal").exists():
+        # Nobody has it open, and SQLite would leave a log and its index behind. Should somebody begin to write just
+        # now, a row may read as damaged, which its checksum shows.
+        uri += "&immutable=1"
     connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.text_factory = bytes  # what damage turned into text need not be UTF-8

@@ -1,7 +1,7 @@
 """Decoding and preprocessing on a CUDA device, a group of images at a time; the pixels are Pillow's, byte for byte.
 
 Plain JPEG files (see `nvjpeg.plain_layout`) are decoded by the GPU's JPEG engines, and go through libjpeg's and
-Pillow's arithmetic on the GPU. All others are prepared by Pillow and join them there.
+Pillow's arithmetic on the GPU. All others, and parts of files, are prepared by Pillow and join them there.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class CardPreparer:
         others: list[tuple[int, bytes]] = []
         for row, data in self._fetched(rows, group):
             try:
-                layout = plain_layout(data, self._decoding.max_pixels)
+                layout = None if self.alone.is_part(row) else plain_layout(data, self._decoding.max_pixels)
                 if layout is None:
                     others.append((row, data))
                     continue

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.config.schemas import ImageEmbeddingsConfig, box_columns
 from lookalike.embedding.card import check_card
 from lookalike.embedding.engine import Stages
 from lookalike.embedding.loop import Counts, DeviceShare, Work, fitting, open_sources, refuse_bad_image, run_loop
@@ -31,6 +31,7 @@ from lookalike.images.locate import check_root
 from lookalike.images.outcome import QuarantinedImage, count_reasons, quarantine_table
 from lookalike.progress import progress
 from lookalike.tables.atomic import atomic_path, check_output
+from lookalike.tables.boxes import with_boxes
 from lookalike.tables.embedding_table import EmbeddingTableWriter
 from lookalike.tables.image_table import Filepaths, may_have_more_rows, name_of, read_image_table
 from lookalike.tables.pair_table import sibling, write_table
@@ -104,6 +105,7 @@ def embed_images(
     normalize: str = _Config.normalize,
     image_size: int = _Config.image_size,
     augment: str = _Config.augment,
+    crop: str | bool = _Config.crop,
     trust_remote_code: bool = _Config.trust_remote_code,
     device: str = _Config.device,
     precision: str = _Config.precision,
@@ -156,7 +158,7 @@ def embed_images(
     """
     settings = ImageEmbeddingsConfig(
         name_of(input_parquet), str(output_parquet), model, model_path, model_config_path, batch_size,
-        architecture, pooling, layer, normalize, image_size, augment, trust_remote_code,
+        architecture, pooling, layer, normalize, image_size, augment, str(crop), trust_remote_code,
         device, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
         max_bytes, root, retries, time_limit, cache_dir, cache_bytes, verify,
         str(reuse), retry_quarantined, embedding_dtype,
@@ -171,7 +173,7 @@ def embed_images(
         devices = _choose_devices(settings)
         for written in (output, sibling(output, "_quarantine")):
             check_output(written, inputs=(*given, *((settings.reuse,) if settings.reuse else ())))
-        table = read_image_table(input_parquet)
+        table = _read_images(input_parquet, settings)
         encoder = open_encoder(settings, devices[0], [Filepaths(table)])
         return _embed_table(table, encoder, _Devices(devices, crew), settings, sources)
 
@@ -211,8 +213,15 @@ def embed_with(encoder: Encoder, settings: ImageEmbeddingsConfig) -> EmbeddingRe
     """
     devices, sources = check_embedding(settings)
     with Crew(settings, ()) as crew:
-        table = read_image_table(settings.input_parquet)
+        table = _read_images(settings.input_parquet, settings)
         return _embed_table(table, encoder, _Devices(devices, crew), settings, sources)
+
+
+def _read_images(given: Any, settings: ImageEmbeddingsConfig) -> pa.Table:
+    """The image table, with the boxes of its columns in its paths where `crop` is on."""
+    table = read_image_table(given)
+    columns = box_columns(settings.crop)
+    return with_boxes(table, columns, name_of(given)) if columns else table
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from lookalike.embedding.engine import Shard
 from lookalike.errors import TableError
 from lookalike.images.outcome import QuarantinedImage, Reason
 from lookalike.tables.atomic import atomic_path
+from lookalike.tables.boxes import split_box
 from lookalike.tables.vectors import list_array
 
 log = logging.getLogger(__name__)
@@ -189,6 +190,10 @@ class Workplace:
         # What a failed run finished stays for the next one; a folder without a finished shard is of no use.
         if kind is None or not self._markers():
             shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            done = sum(len(span) for span in self.spans if self._file(span, "json").exists())
+            text = "%s: %d of %d images are finished and stay; the same command goes on from there"
+            log.info(text, self._output, done, len(self._filepaths))
         self._lock.release()
 
     def discard(self) -> None:
@@ -253,9 +258,10 @@ class Workplace:
             with atomic_path(path) as temporary:
                 temporary.write_text(json.dumps(mine), encoding="utf-8")
             return
-        left, total = sum(map(len, self.pending())), len(self._filepaths)
-        if left < total:
-            log.info("%s: going on with an unfinished run, %d of %d images are done", self._output, total - left, total)
+        if self._markers():
+            total = len(self._filepaths)
+            done = total - sum(map(len, self.pending()))
+            log.info("%s: going on with an unfinished run, %d of %d images are finished", self._output, done, total)
 
     def _is_finished(self, span: range) -> bool:
         """Whether a shard of this span is there and its files are as they were."""
@@ -284,7 +290,7 @@ class Workplace:
         digest = hashlib.sha256()
         for row in span:
             try:
-                status = os.stat(self._filepaths[row])  # noqa: PTH116 - ten times faster than Path, and there may be millions
+                status = os.stat(split_box(self._filepaths[row])[0])  # noqa: PTH116 - ten times faster than Path, and there may be millions
                 digest.update(f"{status.st_size} {status.st_mtime_ns};".encode())
             except (OSError, ValueError):  # missing, a URL, or a path with a null byte
                 digest.update(b"-;")

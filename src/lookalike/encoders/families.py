@@ -32,8 +32,8 @@ class Family:
         What `model_path` must be.
     poolings:
         Values of `pooling` beside ``model``.
-    layers, sizes:
-        Whether `layer` and `image_size` can be chosen.
+    layers, sizes, architectures:
+        Whether `layer`, `image_size` and `architecture` can be given.
     package, extra:
         The Python package that it is loaded with, and the extra of lookalike that installs it ("" where it comes with
         lookalike).
@@ -58,6 +58,7 @@ class Family:
     poolings: frozenset[str] = frozenset()
     layers: bool = False
     sizes: bool = False
+    architectures: bool = False
     package: str = "transformers"
     extra: str = ""
     texts: bool = False
@@ -172,7 +173,27 @@ FAMILIES = {
             f"{_HERE}.timm",
             "any timm image model, and your own fine-tuned one",
             "a timm name, a snapshot folder, or a checkpoint file with architecture=NAME",
+            poolings=_TOKENS,
+            layers=True,
+            sizes=True,
+            architectures=True,
             package="timm",
+        ),
+        Family(
+            "OpenCLIP",
+            f"{_HERE}.openclip",
+            "any model of open_clip: CLIP of many sizes and data sets, SigLIP, CoCa, CLIPA",
+            "a snapshot folder, a Hugging Face id, or a checkpoint file with architecture=NAME",
+            sizes=True,
+            architectures=True,
+            package="open_clip",
+            extra="openclip",
+        ),
+        Family(
+            "TAO",
+            f"{_HERE}.tao",
+            "a checkpoint of NVIDIA TAO: SigLIP2, OpenCLIP or RADIO, or the backbone of Visual ChangeNet",
+            "a .pth or .ckpt file, with model_config_path; its OpenCLIP models need the extra openclip",
         ),
         Family(
             "ONNX",

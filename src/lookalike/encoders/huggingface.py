@@ -31,7 +31,7 @@ from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics
 from lookalike.encoders.naflex import turned, unpack
 from lookalike.encoders.pooling import pool, pooling_name
 from lookalike.encoders.processor import read_preprocessing, with_side
-from lookalike.encoders.snapshot import check_family, not_loaded, quiet_transformers, read_config
+from lookalike.encoders.snapshot import check_family, not_loaded, quiet_transformers, read_config_json
 from lookalike.encoders.towers import TOWERS, Tower
 from lookalike.encoders.vectors import Finish, Forward
 from lookalike.errors import ConfigError, EncoderError
@@ -60,7 +60,7 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
         When the model does not take a setting that others of its family do.
     """
     with quiet_transformers():
-        content = read_config(request.model_path)
+        content = read_config_json(request.model_path)
         check_family(family_name, content, request.model_path)
         if request.trust_remote_code:
             from lookalike.encoders.remote import load_with_code
@@ -73,6 +73,7 @@ def _load(content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
     import torch
     import transformers
 
+    from lookalike.encoders.attention import without_copies
     from lookalike.encoders.graph import GraphedForward
 
     tower = TOWERS[str(content.get("model_type") or "radio")]
@@ -81,12 +82,13 @@ def _load(content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
     read = read_preprocessing(request.model_path, always_resizes=tower.family == "C-RADIO")
     preprocessing = with_side(read, request.image_size) if request.image_size else read
     _check_settings(tower, request)
-    _check_size(tower, config, preprocessing, request)
-    module = read_weights(getattr(transformers, tower.vision_class), config, request.model_path)
+    resizes = preprocessing.shape != read.shape
+    _check_size(tower, config, preprocessing, request, resizes)
+    module = read_weights(_class(tower.vision_class), config, request.model_path)
     # The digest is that of the weights as they are in the file, whatever they are computed in.
     digest = weights_digest(module.state_dict())
+    without_copies(module)
     layer = _end_after(module, tower, request.layer)
-    resizes = preprocessing.shape != read.shape
     _fix_positions(module, tower, preprocessing, resizes)
     if tower.family == "C-RADIO":
         preprocessing = _with_conditioner(module, preprocessing)
@@ -160,7 +162,7 @@ def _check_settings(tower: Tower, request: LoadRequest) -> None:
         )
 
 
-def _check_size(tower: Tower, config: Any, preprocessing: Preprocessing, request: LoadRequest) -> None:
+def _check_size(tower: Tower, config: Any, preprocessing: Preprocessing, request: LoadRequest, resizes: bool) -> None:
     """Refuse images that the model cannot take."""
     if preprocessing.resize == "patches":
         if not preprocessing.most_patches:
@@ -168,13 +170,16 @@ def _check_size(tower: Tower, config: Any, preprocessing: Preprocessing, request
             raise ConfigError(f"image_size={request.image_size} is less than one patch of {patch}", hint="use more")
         return
     made = preprocessing.crop or preprocessing.size
-    if tower.fixed and not request.image_size and made != (config.image_size, config.image_size):
+    if tower.fixed and not resizes and made != (config.image_size, config.image_size):
         wanted = config.image_size
         raise EncoderError(
             f"its processor makes images of {made[0]} x {made[1]}, its config.json wants {wanted} x {wanted}",
             where=request.model_path,
             hint="the snapshot mixes files of two models; fetch it again",
         )
+    # A model whose own size is no multiple leaves a rim out (SigLIP So400m/14 of 384 pixels); C-RADIO's code cannot.
+    if not resizes and tower.family != "C-RADIO":
+        return
     # A ConvNeXt halves the sides five times, and takes what is left.
     patch = 32 if hasattr(config, "hidden_sizes") else config.patch_size
     step = patch if isinstance(patch, int) else max(patch)
@@ -240,8 +245,20 @@ def _with_conditioner(module: Any, preprocessing: Preprocessing) -> Preprocessin
     return replace(preprocessing, mean=tuple(mean), std=tuple(std))
 
 
+def _class(name: str) -> Any:
+    """A class of transformers."""
+    import transformers
+
+    try:
+        return getattr(transformers, name)
+    except AttributeError as error:
+        raise EncoderError(
+            f"transformers {transformers.__version__} has no {name}", hint="update it: pip install -U transformers"
+        ) from error
+
+
 def config_of(content: dict[str, Any], model_path: str) -> Any:
-    """The model's configuration as transformers' object."""
+    """The model's configuration as transformers' object; `content` is its config.json."""
     from transformers import AutoConfig
 
     if not content.get("model_type"):

@@ -11,16 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.encoders import tao
 from lookalike.encoders.base import Encoder, LoadRequest, TorchEncoder, choose_device
 from lookalike.encoders.families import AUTO, FAMILIES, canonical_model, find_family
-from lookalike.encoders.snapshot import check_family, choose_family, read_config
+from lookalike.encoders.fetch import check_files
+from lookalike.encoders.snapshot import check_family, choose_family, read_config_json
 from lookalike.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 #: Packages whose models are folders with a config.json that names the family.
 _CONFIGURED = frozenset({"transformers", "timm"})
-_TAO_SUFFIXES = frozenset({".pth", ".ckpt"})
 #: How many hardware queues a CUDA process has for its streams (CUDA C++ Programming Guide, "Environment variables").
 _QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"
 
@@ -36,28 +37,26 @@ def check_model(settings: ImageEmbeddingsConfig) -> str:
         When a snapshot folder is of another family, or with ``auto`` of none that is known.
     """
     name = canonical_model(settings.model)
-    family = find_family(choose_family(settings.model_path) if name == AUTO else name)
-    family.check(settings)
-    path = Path(settings.model_path)
-    if family.name in FAMILIES and family.package in _CONFIGURED and (path / "config.json").is_file():
-        check_family(family.name, read_config(settings.model_path), settings.model_path)
-    if family.name == "timm" or family.name not in FAMILIES:
+    check_files(Path(settings.model_path))
+    if name == AUTO and not tao.is_checkpoint(settings.model_path):
+        name = choose_family(settings.model_path)
+    elif name == AUTO:
+        name = "TAO"
+    family = find_family(name)
+    if family.name not in FAMILIES:  # a plug-in checks the rest itself
+        family.check(settings)
         return family.name
-    if settings.architecture:
-        raise ConfigError(f"architecture is for model=timm, and model={family.name} was given", hint="leave it out")
-    if path.suffix.lower() in _TAO_SUFFIXES:
-        if not settings.model_config_path:
-            raise ConfigError(
-                "model_config_path is required when model_path is a TAO checkpoint", where=settings.model_path
-            )
-        for needed in (path, Path(settings.model_config_path)):
-            if not needed.is_file():
-                raise ConfigError("does not exist", where=str(needed), hint="check the path")
-        raise ConfigError(
-            "TAO checkpoints are not read by this version",
-            where=settings.model_path,
-            hint="export the model as a Hugging Face snapshot folder and give that",
-        )
+    if settings.architecture and not family.architectures:
+        takers = " or ".join(f"model={name}" for name, other in FAMILIES.items() if other.architectures)
+        raise ConfigError(f"architecture is for {takers}, and model={family.name} was given", hint="leave it out")
+    named = family.name == "timm" or bool(settings.architecture)
+    if family.name == "TAO" or (not named and tao.is_checkpoint(settings.model_path)):
+        tao.check(family.name, settings.model_path, settings.model_config_path)
+        family = FAMILIES["TAO"]
+    family.check(settings)
+    config = os.path.join(settings.model_path, "config.json")  # noqa: PTH118 - a Path may raise
+    if family.package in _CONFIGURED and os.path.isfile(config):  # noqa: PTH113
+        check_family(family.name, read_config_json(settings.model_path), settings.model_path)
     return family.name
 
 

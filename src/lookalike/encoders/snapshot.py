@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lookalike.encoders.fetch import how_to_bring
 from lookalike.errors import ConfigError, EncoderError
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ _LONGEST = 300
 _said: set[tuple[str, str]] = set()
 
 
-def read_config(model_path: str) -> dict[str, Any]:
+def read_config_json(model_path: str) -> dict[str, Any]:
     """The config.json of a snapshot folder or a hub id.
 
     Raises
@@ -114,7 +115,9 @@ def choose_family(model_path: str) -> str:
             where=model_path,
             hint="name the family: model=timm for a timm checkpoint with architecture=NAME",
         )
-    config = read_config(model_path)
+    if (Path(model_path) / "open_clip_config.json").is_file() and not (Path(model_path) / "config.json").is_file():
+        return "OpenCLIP"
+    config = read_config_json(model_path)
     found = families_of(config)
     if not found:
         known = ", ".join(sorted({*_BY_TYPE}))
@@ -138,14 +141,7 @@ def choose_family(model_path: str) -> str:
 def not_loaded(model_path: str, part: str, error: BaseException) -> EncoderError:
     """An error that tells a missing folder from a missing file from a hub that cannot be reached."""
     first = str(error).strip().splitlines()[0][:_LONGEST] if str(error).strip() else type(error).__name__
-    if Path(model_path).is_dir():
-        hint = "the folder must hold config.json, preprocessor_config.json and model.safetensors, as saved from the hub"
-    else:
-        hint = (
-            "no such folder here, so it was taken for a Hugging Face id; check the path or the id. Without a "
-            "network, copy a snapshot of the model to this machine and give its folder"
-        )
-    return EncoderError(f"{part} cannot be loaded: {first}", where=model_path, hint=hint)
+    return EncoderError(f"{part} cannot be loaded: {first}", where=model_path, hint=how_to_bring(model_path))
 
 
 @contextlib.contextmanager

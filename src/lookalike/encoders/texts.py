@@ -27,7 +27,7 @@ from lookalike.encoders.families import FAMILIES, find_family
 from lookalike.encoders.huggingface import config_of, read_weights
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
 from lookalike.encoders.load import check_model
-from lookalike.encoders.snapshot import not_loaded, quiet_transformers, read_config, what_it_says
+from lookalike.encoders.snapshot import not_loaded, quiet_transformers, read_config_json, what_it_says
 from lookalike.encoders.vectors import Finish
 from lookalike.errors import ConfigError, EncoderError, MissingDependency
 from lookalike.images.decode import DecodeSettings
@@ -207,7 +207,7 @@ def _load(request: LoadRequest, images: ModelIdentity) -> TextEncoder:
     import torch
     import transformers
 
-    content = read_config(request.model_path)
+    content = read_config_json(request.model_path)
     tower = TOWERS.get(str(content.get("model_type")))
     if tower is None:
         raise EncoderError(
@@ -276,8 +276,8 @@ def _read_tokenizer(model_path: str, tower: Tower, text_config: Any) -> Tokenize
         raise EncoderError(
             "has no tokenizer that can be read",
             where=model_path,
-            hint="copy it from where the model came from: tokenizer_config.json with tokenizer.json, or with "
-            "spiece.model for SigLIP",
+            hint="copy it from where the model came from: tokenizer_config.json with tokenizer.json, or spiece.model "
+            "(SigLIP)",
         )
     limits = [tower.tokens] if tower.tokens else [module.model_max_length]
     limits.append(getattr(text_config, "max_position_embeddings", None) or _MOST_TOKENS)

@@ -33,10 +33,10 @@ class Preprocessing:
     Attributes
     ----------
     resize:
-        ``squash`` to `size` whatever the shape; ``shortest_edge`` to `size[0]`, keeping the shape; ``patches``: to as
-        many patches as fit into `most_patches`, nearly keeping the shape.
+        ``squash`` to `size` whatever the shape; ``shortest_edge`` or ``longest_edge`` to `size[0]`, keeping the shape;
+        ``patches``: to as many patches as fit into `most_patches`, nearly keeping the shape.
     size:
-        (height, width) of a squash; (edge, edge) for the shortest edge; (patch, patch), the side of a patch.
+        (height, width) of a squash; (edge, edge) for one edge; (patch, patch), the side of a patch.
     resample:
         Pillow's number of the filter (3 is bicubic).
     crop:
@@ -140,6 +140,10 @@ class Preprocessing:
         if self.resize == "patches":
             return _fitted(width, height, self.size[0], self.most_patches)
         edge = self.size[0]
+        if self.resize == "longest_edge":
+            # open_clip divides both sides by one ratio and rounds.
+            ratio = max(width, height) / edge
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
         # Both transformers and torchvision truncate the longer side.
         if width <= height:
             return edge, max(1, int(edge * height / width))

@@ -82,8 +82,8 @@ class Arithmetic(Protocol):
         """Directions from the first whitened coordinates of vectors that were projected elsewhere."""
         ...
 
-    def put(self, directions: npt.NDArray[np.float32]) -> There:
-        """Directions that were made elsewhere."""
+    def put(self, vectors: Floats) -> There:
+        """Directions, or vectors, that were made or read elsewhere."""
         ...
 
     def products(self, queries: There, vector: Float64s) -> Float64s:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lookalike.reports.diagnosis_text import diagnosis_findings
 from lookalike.reports.facts import (
     HUB_SHARE,
     HUB_TARGETS,
@@ -22,7 +23,14 @@ _FILTER_WARNING = "filter_by_label is on"
 _IDENTITY_WARNING = "no encoder identity"
 _OVERLAP_WARNING = "targets are in the pool, too"
 _SHORT_WARNING = "images are kept of a budget of"
-_EMPTY_WARNINGS = ("every row of the pool is excluded", "no target has a neighbour in the pool that may be kept")
+_EMPTY_WARNINGS = (
+    *("every row of the pool is excluded", "every row of the pool is barred"),
+    "no target has a neighbour in the pool that may be kept",
+)
+
+
+#: With room for so few entries of a list, lists that are found elsewhere are left out.
+_TIGHT = 2
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ class Room:
         """Paths that a finding names."""
         return max(1, self.items // 3)
 
+    @property
+    def tight(self) -> bool:
+        """Whether only what must be there is."""
+        return self.items <= _TIGHT
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -80,7 +93,13 @@ _SET_ASIDE = "images were set aside"
 def find(facts: Facts, room: Room) -> Findings:
     """Find everything that needs a person's eye."""
     return Findings(
-        [*_result(facts), *_inputs(facts, room), *_served(facts, room), *_images(facts, room)],
+        [
+            *_result(facts),
+            *_inputs(facts, room),
+            *_served(facts, room),
+            *diagnosis_findings(facts, room),
+            *_images(facts, room),
+        ],
         [plain(warning, room.warning) for warning in facts.record.warnings if not _is_told(warning, facts)],
     )
 
@@ -129,7 +148,8 @@ def _served(facts: Facts, room: Room) -> Iterator[str]:
     if facts.nothing and facts.mined:
         whose = "its" if facts.nothing == 1 else "their"
         yield (
-            f"**{count(facts.nothing, 'target')} left with nothing**: none of {whose} neighbours is in the mined table"
+            f"**{count(facts.nothing, 'target')} left with nothing**: none of {whose} neighbours was kept, or is a "
+            "duplicate or near-duplicate of a kept image"
             f"{_such_as(facts.first_nothing, facts.nothing, room)}."
         )
     if is_exhausted(facts) and facts.mined:
@@ -141,8 +161,9 @@ def _images(facts: Facts, room: Room) -> Iterator[str]:
     if facts.unrelated:
         what = "Distances look unrelated" if facts.all_unrelated else "Unrelated neighbours"
         rule = f"{UNRELATED:g} times the distance of a random target–pool pair ({number(facts.random)})"
+        nearest = f"the nearest {facts.pool_image} is no nearer than {rule}"
         yield (
-            f"**{what}**: for {count(facts.unrelated, 'target')} the nearest pool image is no nearer than {rule}"
+            f"**{what}**: for {count(facts.unrelated, 'target')} {nearest}"
             f"{_such_as(facts.first_unrelated, facts.unrelated, room)}."
         )
     if facts.hub_count:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def draw_curves(curves: Sequence[Curve], chosen: int, path: Path) -> None:
             panel.grid(axis="y")
             if share:
                 panel.set_ylim(-0.03, 1.03)
-        _legend(axes[-1], curves, best, encoders)
+        _legend(axes[-1], curves, best, encoders, mark)
         alt = (
             f"At the mark: {_name(best)}, topn {mark['topn']}, {mark['yield']} images, "
             f"{_percent(mark['held_out_recall'])} of the hidden targets found, {_percent(mark['coverage'])} of the "
@@ -102,10 +102,17 @@ def _draw(panel: Axes, curves: Sequence[Curve], best: Curve, column: str, encode
         panel.text(0.5, 0.5, "not known", ha="center", va="center", transform=panel.transAxes, color=drawing.SOFT)
 
 
-def _legend(panel: Axes, curves: Sequence[Curve], best: Curve, encoders: Sequence[str]) -> None:
-    """What the lines are, in the place of a panel."""
+def _legend(
+    panel: Axes, curves: Sequence[Curve], best: Curve, encoders: Sequence[str], mark: Mapping[str, Any]
+) -> None:
+    """What the lines and the mark are, in the place of a panel."""
     panel.set_axis_off()
     panel.plot([], [], color=drawing.MINED, linewidth=3, label=f"recommended: {_name(best)}")
+    words = "the knee" if "together" in (mark["knee"] or "") else "no knee, near the default"
+    panel.plot(
+        [], [], "o", color="white", markeredgecolor=drawing.INK, markersize=9, markeredgewidth=2,
+        label=f"{words}: topn {mark['topn']}",
+    )  # fmt: skip
     for scoring in dict.fromkeys(curve.scoring for curve in curves):
         panel.plot([], [], color=_COLORS[scoring], label=scoring.replace("_", " "))
     if len(encoders) > 1:

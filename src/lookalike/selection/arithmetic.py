@@ -32,9 +32,9 @@ class HostArithmetic:
         """See `Arithmetic.units`."""
         return directions(projected, components)
 
-    def put(self, directions: Singles) -> Singles:
+    def put(self, vectors: Floats) -> Floats:
         """See `Arithmetic.put`."""
-        return directions
+        return vectors
 
     def products(self, queries: Singles, vector: Float64s) -> Float64s:
         """See `Arithmetic.products`."""

@@ -1,8 +1,8 @@
-"""Which scoring, and how many components: chosen without labels, by targets that are hidden in the pool.
+"""How well a scoring finds what it should, without labels: by targets that are hidden in the pool.
 
 A random half of the targets is put into the pool and everything is scored with the other half. A good scoring finds the
-hidden ones again: their ranks among the pool are small. The figure is the mean of log(rank), over several halves; the
-option with the least is chosen. Which images are defective is never asked.
+hidden ones again: their ranks among the pool are small. The figure is the mean of log(rank), over several halves;
+`choice` makes shares of it. Which images are defective is never asked.
 
 Visible and hidden targets must differ in nothing but being hidden. So the space of this test is whitened on the pool
 with all the targets: a pool of few images and many dimensions is whitened to fit itself, and targets from outside would
@@ -59,6 +59,8 @@ class HeldOut:
         Share of the hidden targets that stand within the budget.
     among:
         How many pool images the ranks are among: all, or a random part.
+    share:
+        How much it counts in the blend that scores the pool, 0 to 1.
     """
 
     option: Option
@@ -66,6 +68,7 @@ class HeldOut:
     spread: float
     found: float
     among: int
+    share: float = 0.0
 
     @property
     def rank(self) -> float:

@@ -25,7 +25,7 @@ from lookalike.neighbors.devices import choose_devices
 from lookalike.neighbors.held import hold
 from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import LabelledSide, Side
-from lookalike.selection.choice import FALLBACK_COMPONENTS, LADDER, Chooser
+from lookalike.selection.choice import FALLBACK_COMPONENTS, LADDER, Chooser, Chosen
 from lookalike.selection.coverage import Coverage
 from lookalike.selection.given import Given, check_given, vectors_of
 from lookalike.selection.heldout import HeldOut, Option
@@ -99,11 +99,19 @@ def select_scored(
     """
     settings.validate()
     given = check_given(targets, pool, settings, target_weights, target_labels, excluded, pool_labels, keys, avoid)
-    return _Run(given, settings).result()
+    return Selecting(given, settings).result()
 
 
-class _Run:
-    """One selection: its inputs, and the steps in their order."""
+class Selecting:
+    """One selection: its inputs, and the steps in their order.
+
+    Parameters
+    ----------
+    given:
+        The inputs.
+    settings:
+        What to keep.
+    """
 
     def __init__(self, given: Given, settings: ScoringConfig) -> None:
         self._settings, self._diary = settings, Diary()
@@ -133,23 +141,13 @@ class _Run:
     def result(self) -> ScoredSelection:
         """Run all steps."""
         given, settings, diary = self._given, self._settings, self._diary
-        lists, certificate = self._neighbours(max(settings.candidates, settings.topn))
-        budget = self._budget(lists)
-        chosen = Chooser(
-            given.pool, given.excluded, given.allowed, self._vectors, given.weights, given.avoid, settings,
-            self._devices, diary,
-        ).choose(budget)  # fmt: skip
+        lists, certificate = self.neighbours(max(settings.candidates, settings.topn))
+        budget = self.budget(lists, settings)
+        chosen = self.choose(budget)
         plain = chosen.scorer is None
-        # By rank nothing can be pushed away: what is nearer to what is to be avoided is left out.
-        rules = replace(self._rules, avoid=given.avoid) if plain else self._rules
-        with diary.timed("scoring"):
-            images = score_pool(
-                given.pool, given.excluded, self._vectors, settings.knn_metric, self._devices, chosen.scorer, rules
-            )
-            images = rules.with_threshold(images, pairs_of(lists))
-        limits = Limits(
-            budget, settings.min_per_target, settings.max_per_target, settings.max_per_label, settings.candidates
-        )
+        rules = self.rules(chosen)
+        images = rules.with_threshold(self.score(chosen), pairs_of(lists))
+        limits = limits_of(settings, budget)
         keeper = Keeper(given.pool, given.keys, given.labels, settings, diary)
         while True:
             if plain:
@@ -185,7 +183,34 @@ class _Run:
             notes=tuple(diary.notes),
         )
 
-    def _neighbours(self, k: int) -> tuple[Neighbors, Certificate]:
+    @property
+    def notes(self) -> list[str]:
+        """What changes the meaning of the result, so far."""
+        return self._diary.notes
+
+    def choose(self, budget: int) -> Chosen:
+        """Settle the scoring for so many kept images."""
+        given = self._given
+        return Chooser(
+            given.pool, given.excluded, given.allowed, self._vectors, given.weights, given.avoid, self._settings,
+            self._devices, self._diary,
+        ).choose(budget)  # fmt: skip
+
+    def rules(self, chosen: Chosen) -> Rules:
+        """What pairs and images must be like."""
+        # By rank nothing can be pushed away: what is nearer to what is to be avoided is left out.
+        return replace(self._rules, avoid=self._given.avoid) if chosen.scorer is None else self._rules
+
+    def score(self, chosen: Chosen) -> Images:
+        """The score of every image, and the rules that it breaks but for the threshold."""
+        given = self._given
+        with self._diary.timed("scoring"):
+            return score_pool(
+                given.pool, given.excluded, self._vectors, self._settings.knn_metric, self._devices, chosen.scorer,
+                self.rules(chosen),
+            )  # fmt: skip
+
+    def neighbours(self, k: int) -> tuple[Neighbors, Certificate]:
         """The nearest pool images of every target, of its label where labels must agree."""
         settings, given = self._settings, self._given
         targets: Side = given.targets
@@ -213,7 +238,7 @@ class _Run:
         most = min(self._given.allowed, max(k, _MOST_PAIRS // targets))
         while k < most and self._usable(lists, images) < budget:
             k = min(2 * k, most)
-            lists, certificate = self._neighbours(k)
+            lists, certificate = self.neighbours(k)
         return lists, certificate
 
     def _usable(self, lists: Neighbors, images: Images) -> int:
@@ -222,11 +247,11 @@ class _Run:
         rows = rows[rows >= 0]
         return self._given.images(rows[images.possible[rows]])
 
-    def _budget(self, lists: Neighbors) -> int:
+    def budget(self, lists: Neighbors, settings: ScoringConfig) -> int:
         """How many images may be kept."""
-        asked, allowed = self._settings.budget, self._given.allowed
+        asked, allowed = settings.budget, self._given.allowed
         if not asked:
-            first = lists.rows[:, : self._settings.topn]
+            first = lists.rows[:, : settings.topn]
             return self._given.images(first[first >= 0])
         budget = max(1, round(asked * allowed)) if asked < 1 else int(asked)
         if budget > allowed:
@@ -252,6 +277,11 @@ class _Run:
         if kept < budget:
             also = " and the rules for near-duplicates, labels, distances and paths" if self._ruled else ""
             notes.append(f"{kept} images are kept of a budget of {budget}: the limits{also} allow no more")
+
+
+def limits_of(settings: ScoringConfig, budget: int) -> Limits:
+    """How many images may be kept, in all and for whom."""
+    return Limits(budget, settings.min_per_target, settings.max_per_target, settings.max_per_label, settings.candidates)
 
 
 def pairs_of(lists: Neighbors) -> Pairs:

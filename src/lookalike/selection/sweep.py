@@ -13,6 +13,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.base import Float64s, Floats, Neighbors, Rows
@@ -23,6 +24,7 @@ from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import Side, pick_vectors
 from lookalike.progress import progress
 from lookalike.selection.arithmetic import arithmetic_of, project
+from lookalike.selection.choice import shared
 from lookalike.selection.coverage import Same, cover
 from lookalike.selection.filters import Outcome, code
 from lookalike.selection.given import vectors_of
@@ -31,7 +33,7 @@ from lookalike.selection.pairs import Images, Limits
 from lookalike.selection.passes import Background, Scorer, learn, score_pool
 from lookalike.selection.rules import Rules
 from lookalike.selection.scored import pairs_of
-from lookalike.selection.scoring import WHITENED, near, without_self
+from lookalike.selection.scoring import WHITENED, checked_weights, near, without_self
 from lookalike.selection.space import Mask, Moments, Singles, Whitening, blocks_there
 
 #: Kept images whose likeness to the other ones is measured, at most: more do not change the mean.
@@ -115,6 +117,7 @@ def sweep(
     topns: Sequence[int],
     thresholds: Sequence[float] | None,
     quantiles: Sequence[float] = (),
+    weights: npt.ArrayLike | None = None,
     excluded: Mask | None = None,
     keys: Rows | None = None,
 ) -> Swept:
@@ -130,6 +133,8 @@ def sweep(
         What is tried, ascending.
     thresholds:
         The same; None: off, and those within which such shares (`quantiles`) of the pairs of the largest `topn` lie.
+    weights:
+        One number from 0 a target: how much it counts in the scoring and in the held-out figures; None: all alike.
     excluded:
         Rows of the pool that are taken as if they were not there.
     keys:
@@ -137,12 +142,14 @@ def sweep(
 
     Raises
     ------
+    ConfigError
+        When the weights cannot be right.
     VectorError
         When dimensions differ, or values are not finite.
     SearchError
         When the search fails its own check.
     """
-    return _Sweep(targets, pool, settings, excluded, keys).result(components, topns, thresholds, quantiles)
+    return _Sweep(targets, pool, settings, weights, excluded, keys).result(components, topns, thresholds, quantiles)
 
 
 @dataclass(frozen=True)
@@ -174,15 +181,22 @@ class _Found:
         """What is known of every option, best first."""
         within = share * len(self.hidden.sample.ranked)
         figures = [self.hidden.figures(option, ranks, within) for option, ranks in self.ranks.items()]
-        return tuple(sorted(figures, key=lambda one: one.log_rank))
+        return shared(figures, len(self.hidden.sample.targets))
 
 
 class _Sweep:
     """One sweep: its inputs, and the steps in their order."""
 
     def __init__(
-        self, targets: Side, pool: Side, settings: ScoringConfig, excluded: Mask | None, keys: Rows | None
+        self,
+        targets: Side,
+        pool: Side,
+        settings: ScoringConfig,
+        weights: npt.ArrayLike | None,
+        excluded: Mask | None,
+        keys: Rows | None,
     ) -> None:
+        self._weights = checked_weights(weights, targets.rows)
         self._targets, self._settings, self._excluded = targets, settings, excluded
         self._same, self._notes = Same(keys), list[str]()
         self._allowed = pool.rows - (0 if excluded is None else int(excluded.sum()))
@@ -244,12 +258,13 @@ class _Sweep:
                 f"(seed {settings.seed})"
             )
         options = [Option("nearest", 0), *(Option(scoring, number) for scoring in WHITENED for number in numbers)]
-        weights = np.ones(len(self._vectors))
         base = score_pool(
             self._pool, self._excluded, self._vectors, settings.knn_metric, self._devices, None
         )  # also finds the nearest target of every image
         scorers = [
-            Scorer(whitening, option, self._vectors, weights, background, self._devices, arithmetic=self._arithmetic)
+            Scorer(
+                whitening, option, self._vectors, self._weights, background, self._devices, arithmetic=self._arithmetic
+            )
             for option in options[1:]
         ]
         scores: list[Singles] = [base.scores.copy() for _ in scorers]
@@ -268,17 +283,18 @@ class _Sweep:
 
     def _hidden(self, moments: Moments, whitening: Whitening, background: Background) -> Hidden | None:
         """Halves of the targets, in a space of the pool and all targets; None where there are too few."""
-        if len(self._vectors) < LEAST_TARGETS:
+        counted = self._weights > 0
+        if counted.sum() < LEAST_TARGETS:
             self._notes.append(
-                f"{len(self._vectors)} targets are too few to hide some of them ({LEAST_TARGETS} are needed): there "
+                f"{counted.sum()} targets are too few to hide some of them ({LEAST_TARGETS} are needed): there "
                 "is no held-out recall"
             )
             return None
         moments.see(self._vectors)
         both = Whitening.of(moments, whitening.components)
         sample = Sample(
-            project(both, background.vectors), project(both, self._vectors), background.vectors, self._vectors,
-            np.ones(len(self._vectors)), np.arange(len(background.rows)),
+            project(both, background.vectors), project(both, self._vectors[counted]), background.vectors,
+            self._vectors[counted], self._weights[counted], np.arange(len(background.rows)),
         )  # fmt: skip
         return hide(sample, self._settings.splits, self._settings.seed)
 

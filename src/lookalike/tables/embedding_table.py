@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 
 #: Key of the schema metadata that holds the encoder identity.
 METADATA_KEY = b"lookalike"
+#: What to do about a table without vectors: the names of the drop-in commands and of `lookalike mine` and `tune`.
+_NO_VECTORS = (
+    "embed the images first, or name the column of the vectors: source_/target_embed_column_name, or "
+    "pool_vectors/target_vectors in lookalike's own commands"
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ class Parts:
         try:
             schemas = tuple(pq.read_schema(file) for file in files)
         except (pa.ArrowInvalid, OSError) as error:
-            raise TableError(f"not a readable parquet table: {error}", where=path) from error
+            raise TableError(
+                f"not a readable parquet table: {error}", where=path, hint="check that the file is whole; make it again"
+            ) from error
         identities = [(schema.metadata or {}).get(METADATA_KEY) for schema in schemas]
         if len({_fingerprint(identity) for identity in identities}) > 1:
             raise TableError(
@@ -104,15 +111,15 @@ class Parts:
         keys = {key_of(schema.names) for schema in self.schemas}
         return keys.pop() if len(keys) == 1 else "filepath"
 
-    def require(self, *columns: str) -> None:
-        """Refuse a table, one of whose files lacks a column."""
+    def require(self, *columns: str, hint: str = _NO_VECTORS) -> None:
+        """Refuse a table, one of whose files lacks a column; `hint` says what to do."""
         for file, schema in zip(self.files, self.schemas, strict=True):
             for column in columns:
                 if column not in schema.names:
                     raise TableError(
                         f"has no column {column!r}; its columns are {schema.names}",
                         where=self.name if len(self.files) == 1 else str(file),
-                        hint="embed the images first, or name the column with source_/target_embed_column_name",
+                        hint=hint,
                     )
 
     def read(self, columns: tuple[str, ...]) -> pa.Table:
@@ -169,21 +176,9 @@ class EmbeddingTableWriter:
         self._key = key
         self._storage = np.dtype(storage)
         self._source = source
-        self._carried = [name for name in source.column_names if name not in (key, "embedding")]
-        fields = [
-            pa.field(key, pa.string()),
-            pa.field("embedding", pa.list_(pa.from_numpy_dtype(self._storage))),
-        ]
-        fields += [source.schema.field(name) for name in self._carried]
-        self.schema = pa.schema(fields, metadata={METADATA_KEY: identity_json.encode()})
-        self._writer = pq.ParquetWriter(
-            path,
-            self.schema,
-            compression="zstd",
-            # Vectors do not repeat: a dictionary costs time and saves nothing, splitting the bytes saves 15 %.
-            use_dictionary=[name for name in self._carried if _may_repeat(source.schema.field(name).type)],
-            use_byte_stream_split=["embedding.list.element"],
-        )
+        self.schema = embedding_schema(source.schema, identity_json, storage, key)
+        self._carried = self.schema.names[2:]
+        self._writer = open_writer(path, self.schema)
 
     def write(self, rows: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]) -> None:
         """Append the given source rows (ascending) with their vectors (rows x dimension), which fit the storage."""
@@ -200,6 +195,38 @@ class EmbeddingTableWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.close()
+
+
+def embedding_schema(source: pa.Schema, identity_json: str | None, storage: str, key: str = "filepath") -> pa.Schema:
+    """The schema of an embedding table: its key, `embedding`, then the other columns of a source.
+
+    Parameters
+    ----------
+    source:
+        Columns to carry.
+    identity_json:
+        Goes into the metadata; None: it is not known which encoder wrote the vectors.
+    storage:
+        Type of the stored values.
+    key:
+        The first column: ``filepath``, or ``text``.
+    """
+    carried = [field for field in source if field.name not in (key, "embedding")]
+    vectors = pa.list_(pa.from_numpy_dtype(np.dtype(storage)))
+    fields = [pa.field(key, pa.string()), pa.field("embedding", vectors), *carried]
+    return pa.schema(fields, metadata=None if identity_json is None else {METADATA_KEY: identity_json.encode()})
+
+
+def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of parquet for an embedding table."""
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        # Vectors do not repeat: a dictionary costs time and saves nothing, splitting the bytes saves 15 %.
+        use_dictionary=[field.name for field in list(schema)[2:] if _may_repeat(field.type)],
+        use_byte_stream_split=["embedding.list.element"],
+    )
 
 
 def _may_repeat(kind: pa.DataType) -> bool:

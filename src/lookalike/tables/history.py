@@ -284,6 +284,11 @@ def require_intact(path: str | Path) -> History:
     return history
 
 
+def output_of(entry: Iteration, path: str | Path) -> Path | None:
+    """Where the table of what an iteration mined is, for a ledger that lies there; None where it is gone."""
+    return _locate(entry.output_parquet, entry.output_sha256, Path(path).resolve().parent)
+
+
 def _against_files(entry: Iteration, found: dict[str, Path], mined: set[str]) -> Iterator[str]:
     """What an entry says otherwise than its files, which have the right digests."""
     try:

@@ -8,6 +8,8 @@
       plots/                      distances.png, labels.png, map.png
       mined.parquet               the mined list: one column `filepath`
       mined_pairs.parquet         the pair table: every pair with its outcome
+      pool_outcomes.parquet       what became of every pool image
+      target_outcomes.parquet     what became of every target
       mining_summary.txt          the counts
       target_embeddings.parquet   embedding tables of both sides (and their `_quarantine.parquet`, where there are any)
       source_embeddings.parquet
@@ -86,6 +88,11 @@ class RunFolder:
     def outcomes(self) -> Path:
         """What became of every pool image."""
         return self.path / "pool_outcomes.parquet"
+
+    @property
+    def target_outcomes(self) -> Path:
+        """What became of every target: whether it is served, and what the pool has near it."""
+        return self.path / "target_outcomes.parquet"
 
     @property
     def reviewed(self) -> Path:
@@ -218,6 +225,9 @@ class RunRecord:
         How many pool images each rule barred; None where none was.
     selection:
         How the scoring was chosen and what it took, where images were selected by score; else None.
+    diagnosis:
+        Hubs, targets that the pool has nothing for, exhausted regions, what changed since the last iteration
+        (docs/report.md); None in the record of an older version.
     warnings:
         What changes the meaning of the result.
     cwd:
@@ -250,6 +260,7 @@ class RunRecord:
     cwd: str = ""
     excluded: dict[str, Any] | None = None
     selection: dict[str, Any] | None = None
+    diagnosis: dict[str, Any] | None = None
 
     @property
     def start(self) -> str:

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lookalike.config.schemas import NearestNeighborsConfig, ScoringConfig
-from lookalike.errors import TableError
 from lookalike.reports.summary import MiningCounts
 from lookalike.selection.filters import Outcome
 from lookalike.selection.result import ScoredSelection
 from lookalike.selection.scored import select_scored
 from lookalike.tables.embedding_stream import EmbeddingStream, label_codes
-from lookalike.tables.embedding_table import EmbeddingTable, Parts
+from lookalike.tables.embedding_table import EmbeddingTable
 from lookalike.workflow.pairing import Chosen, pair_table, with_outcomes
+from lookalike.workflow.weights import read_weights
 
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
@@ -69,11 +69,11 @@ def choose_by_score(
         target,
         source,
         scored,
-        target_weights=_weights(settings),
-        target_labels=None if target.labels is None else _codes(target.labels, codes),
+        target_weights=read_weights(settings.target_parquet, settings.target_weight_column),
+        target_labels=None if target.labels is None else codes_of(target.labels, codes),
         excluded=excluded,
-        pool_labels=_codes(pool.column("label"), codes) if scored.filters_by_label else None,
-        keys=_keys(pool.column("filepath")),
+        pool_labels=codes_of(pool.column("label"), codes) if scored.filters_by_label else None,
+        keys=keys_of(pool.column("filepath")),
         avoid=avoid,
     )
     pairs = pair_table(
@@ -90,55 +90,13 @@ def choose_by_score(
     return Chosen(pairs, counts, selection.certificate, selection.notes, selection)
 
 
-def _weights(settings: NearestNeighborsConfig) -> npt.NDArray[np.float64] | None:
-    """What each target counts, where a column says so."""
-    name = settings.target_weight_column
-    if not name:
-        return None
-    parts = Parts.open(settings.target_parquet)
-    parts.require(name)
-    return numbers_of(parts.read((name,)).column(name), name, settings.target_parquet)
-
-
-def numbers_of(column: pa.ChunkedArray, name: str, where: str) -> npt.NDArray[np.float64]:
-    """The numbers of a column of weights.
-
-    Parameters
-    ----------
-    column:
-        One value a target.
-    name, where:
-        Of the column and its table, for people.
-
-    Raises
-    ------
-    TableError
-        When one of them is none.
-    """
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
-        raise TableError(
-            f"its column {name!r} holds {column.type}, not numbers",
-            where=where,
-            hint="name a column of numbers with target_weight_column",
-        )
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise TableError(
-            f"its column {name!r} has {column.null_count} rows without a number; the first (from 0) is {row}",
-            where=where,
-            hint="give every target a weight; 0 counts for nothing",
-        )
-    weights: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
-    return weights
-
-
-def _codes(labels: pa.ChunkedArray, codes: dict[str, int]) -> Rows:
-    """Numbers of labels, equal where they agree as the label filter compares them."""
+def codes_of(labels: pa.ChunkedArray, codes: dict[str, int]) -> Rows:
+    """Numbers of labels, equal where they agree as the label filter compares them; new ones are added to `codes`."""
     pieces = [label_codes(piece, codes, learn=True) for piece in labels.chunks]
     return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
 
 
-def _keys(paths: pa.ChunkedArray) -> Rows:
+def keys_of(paths: pa.ChunkedArray) -> Rows:
     """Numbers of paths, equal where the paths are."""
     encoded = pc.dictionary_encode(paths.cast(pa.string())).combine_chunks()
     keys: Rows = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)

@@ -20,10 +20,10 @@ from lookalike.neighbors import devices
 from lookalike.selection.scoring import checked_weights
 from lookalike.tables.embedding_table import Parts
 from lookalike.tables.image_table import Filepaths
-from lookalike.workflow.by_score import numbers_of
 from lookalike.workflow.comparable import compare_identities
-from lookalike.workflow.run_inputs import Side, check_files
+from lookalike.workflow.run_inputs import Side, box_warnings, check_files
 from lookalike.workflow.run_texts import check_text_sides
+from lookalike.workflow.weights import numbers_of
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def check_sides(config: RunConfig, sides: Sequence[Side], done: Collection[str] 
     check_text_sides(config, sides)
     if not all(side.is_ready for side in sides):
         _check_snapshot(config.model_path)
+    box_warnings(sides, config.crop)
     for side in sides:
         if side.has_label:
             continue

@@ -20,12 +20,20 @@ from lookalike.tables.atomic import check_place
 from lookalike.tables.embedding_copy import place_embedding_table
 from lookalike.tables.embedding_stream import EmbeddingStream, plain_label, read_embedding_table
 from lookalike.tables.filepaths import normal_path
-from lookalike.tables.history import History, add_iteration, read_history, require_intact, write_history
+from lookalike.tables.history import (
+    History,
+    add_iteration,
+    output_of,
+    read_history,
+    require_intact,
+    write_history,
+)
 from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.barring.bars import Bars, Rule
 from lookalike.workflow.barring.pool import bar_pool
 from lookalike.workflow.comparable import compare_identities
+from lookalike.workflow.drift import Iterated
 from lookalike.workflow.exclusion import read_all_excluded, split_sources
 from lookalike.workflow.mining import MiningResult
 from lookalike.workflow.run_checks import check_dimension
@@ -191,12 +199,14 @@ def _excluded_table(bars: Bars, pool: EmbeddingStream, history: History | None) 
     table = bars.table(pool).rename_columns({"source_filepath": "filepath"})
     if history is None:
         return table
-    mined = history.mined
-    rules = [
-        ALREADY_MINED if rule == Rule.EXCLUDED and normal_path(path) in mined else rule
-        for rule, path in zip(table.column("rule").to_pylist(), table.column("filepath").to_pylist(), strict=True)
-    ]
-    return table.set_column(table.column_names.index("rule"), "rule", pa.array(rules, pa.string()))
+    iterations = {normal_path(path): one.iteration for one in history.iterations for path in one.selected_filepaths}
+    columns = [table.column(name).to_pylist() for name in ("rule", "barred_by", "filepath")]
+    for row, (rule, path) in enumerate(zip(columns[0], columns[2], strict=True)):
+        if rule == Rule.EXCLUDED and (number := iterations.get(normal_path(path))):
+            columns[0][row], columns[1][row] = ALREADY_MINED, f"iteration {number}"
+    for name, values in zip(("rule", "barred_by"), columns[:2], strict=True):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))
+    return table
 
 
 def excluded_record(folder: RunFolder, bars: Bars) -> dict[str, Any] | None:
@@ -211,6 +221,15 @@ def excluded_record(folder: RunFolder, bars: Bars) -> dict[str, Any] | None:
 def last_yield(history: History | None) -> int:
     """How many images the last iteration mined."""
     return history.iterations[-1].selected_count if history is not None and history.iterations else 0
+
+
+def last_iteration(config: RunConfig, history: History | None) -> Iterated | None:
+    """The iteration before this run, with the folder of the run that made it; None where there is none."""
+    if history is None or not history.iterations:
+        return None
+    last = history.iterations[-1]
+    output = output_of(last, config.history)
+    return Iterated(RunFolder((output or Path(last.output_parquet)).parent), last.iteration)
 
 
 def remember(config: RunConfig, folder: RunFolder, history: History | None, mined: MiningResult) -> None:

@@ -143,6 +143,7 @@ class Done:
     seconds: Mapping[str, float]
     excluded: dict[str, Any] | None = None
     cwd: str = ""
+    diagnosis: dict[str, Any] | None = None
 
 
 def write_record(folder: RunFolder, done: Done) -> RunRecord:
@@ -169,6 +170,7 @@ def write_record(folder: RunFolder, done: Done) -> RunRecord:
         cwd=done.cwd,
         excluded=done.excluded,
         selection=None if done.mined.scored is None else selection_record(done.mined.scored),
+        diagnosis=done.diagnosis,
     )
     record.write(folder)
     return record
@@ -185,6 +187,7 @@ def selection_record(selection: ScoredSelection) -> dict[str, Any]:
             {
                 "scoring": one.option.scoring, "components": one.option.components, "rank": one.rank,
                 "log_rank": one.log_rank, "spread": one.spread, "found": one.found, "among": one.among,
+                "share": one.share,
             }
             for one in choice.tried
         ],

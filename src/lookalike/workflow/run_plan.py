@@ -27,6 +27,7 @@ from lookalike.workflow.run_extras import check_extras, open_extras
 from lookalike.workflow.run_inputs import Side, open_side
 from lookalike.workflow.run_state import check_folder, planned_folder
 from lookalike.workflow.run_texts import load_texts, settle
+from lookalike.workflow.yield_ladder import Forecast, forecast
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class RunPlan:
         How long embedding may take, and what that is made from.
     folder:
         Where the run folder would be.
+    forecast:
+        What would be mined, for a ladder of settings.
     """
 
     sides: tuple[Side, Side]
@@ -73,6 +76,7 @@ class RunPlan:
     cached: dict[str, int]
     estimate: str
     folder: Path
+    forecast: Forecast
 
 
 def plan_run(config: RunConfig, targets: Any = None) -> RunPlan:
@@ -108,7 +112,9 @@ def plan_run(config: RunConfig, targets: Any = None) -> RunPlan:
         if texts is not None:
             words = f"{config.model} {config.model_path}, for texts"
             estimate = "a moment: only texts are to be embedded"
-        return RunPlan(sides, words, (), CacheState.OFF, {}, estimate, folder)
+        return RunPlan(
+            sides, words, (), CacheState.OFF, {}, estimate, folder, forecast(config, sides, extras)
+        )  # fmt: skip
     started = time.perf_counter()
     encoder = load(config, sides, remember=False)
     loading = time.perf_counter() - started
@@ -121,6 +127,7 @@ def plan_run(config: RunConfig, targets: Any = None) -> RunPlan:
     cached = {side.name: _count_cached(side, config, encoder) for side in images if _is_known_by_path(side, config)}
     cache = _cache_state(config, encoder)
     left = sum(side.rows - cached.get(side.name, 0) for side in images)
+    known = cache_folder_of(config.embedding("", "")) if len(cached) == len(images) else None
     return RunPlan(
         sides,
         f"{config.model} {config.model_path}: {model.architecture}, {model.dimension} dimensions",
@@ -137,6 +144,7 @@ def plan_run(config: RunConfig, targets: Any = None) -> RunPlan:
             exact=cache is not CacheState.USED and not config.reuse,
         ),
         folder,
+        forecast(config, sides, extras, encoder.identity, known),
     )
 
 

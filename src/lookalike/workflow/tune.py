@@ -1,7 +1,6 @@
 """`tune`: which settings of `lookalike mine` fit these targets and this pool, from one search for each encoder.
 
-The choice of the scoring needs no labels: it is that which finds hidden targets best. The number of neighbours is the
-knee of its curve of held-out recall over yield. Where labels exist, the table also says how often they agree.
+What is recommended, and why, stands in `recommend`: this module reads the tables, tries everything, and writes.
 """
 
 from __future__ import annotations
@@ -20,21 +19,20 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from lookalike.config.schemas import ScoringConfig, TuneConfig
+from lookalike.config.schemas import TuneConfig
 from lookalike.errors import ConfigError, TableError
 from lookalike.neighbors.sides import open_side
 from lookalike.reports.plot_tune import Curve, draw_curves
-from lookalike.selection.choice import FALLBACK_COMPONENTS
-from lookalike.selection.heldout import Option
-from lookalike.selection.knee import knee
-from lookalike.selection.sweep import OFF, Point, Swept, by_option, sweep
+from lookalike.selection.sweep import OFF, Point, Setting, by_option, sweep
 from lookalike.tables.atomic import atomic_path, check_place
 from lookalike.tables.embedding_stream import EmbeddingStream, plain_label, read_embedding_table
 from lookalike.tables.embedding_table import EmbeddingTable
 from lookalike.tables.pair_table import write_table
-from lookalike.tables.run_folder import RunFolder
+from lookalike.tables.run_folder import RunFolder, read_record
 from lookalike.workflow.comparable import compare_encoders
 from lookalike.workflow.exclusion import Barred
+from lookalike.workflow.recommend import Chosen, Tried, recommend, settings_of
+from lookalike.workflow.weights import read_weights
 
 log = logging.getLogger(__name__)
 _Config = TuneConfig
@@ -46,8 +44,6 @@ FILES = ("tune.parquet", "tune.csv", "tune.png")
 _QUANTILES = (0.9, 0.75, 0.5)
 #: Target labels that get a column of their own.
 _MOST_LABELS = 20
-#: Held-out recall that a threshold may cost.
-_FREE = 0.01
 
 
 @dataclass(frozen=True)
@@ -90,18 +86,9 @@ class _Sides:
     stream: EmbeddingStream
     paths: pa.Array
     labels: tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]] | None
+    weights: npt.NDArray[np.float64] | None
     excluded: Mask
     notes: list[str]
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """One encoder: what was tried with it."""
-
-    name: str
-    swept: Swept
-    labels: tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]] | None
-    rows: int
 
 
 def tune(
@@ -114,6 +101,7 @@ def tune(
     knn_metric: str = _Config.knn_metric,
     target_vectors: str = _Config.target_vectors,
     pool_vectors: str = _Config.pool_vectors,
+    target_weight_column: str = _Config.target_weight_column,
     splits: int = _Config.splits,
     background: int = _Config.background,
     seed: int = _Config.seed,
@@ -147,9 +135,19 @@ def tune(
         When the two tables of an encoder were written by different ones.
     """
     config = TuneConfig(
-        topn, components, threshold, knn_metric, target_vectors, pool_vectors, splits, background, seed, device,
+        topn,
+        components,
+        threshold,
+        knn_metric,
+        target_vectors,
+        pool_vectors,
+        target_weight_column,
+        splits,
+        background,
+        seed,
+        device,
         memory_limit,
-    )  # fmt: skip
+    )
     config.validate()
     if not sides:
         raise ConfigError("there is nothing to tune", hint="give --targets and --pool, or a run folder")
@@ -163,25 +161,22 @@ def tune(
         _same_images(opened[0], one)
     encoders = [_swept(one, config) for one in opened]
     notes = [f"{one.name}: {note}" for one in opened for note in one.notes]
-    chosen, reasons = _recommend(encoders, config)
+    chosen = recommend(encoders)
     table = _table(encoders, chosen)
     write_table(table, files[0])
     with atomic_path(files[1]) as temporary:
         pyarrow.csv.write_csv(table, temporary, pyarrow.csv.WriteOptions(quoting_style="needed"))
     draw_curves(_curves(table, encoders), chosen.on_curve, files[2])
-    return Tuned(
-        table, files, _settings(chosen.point, config), chosen.encoder, chosen.row, reasons,
-        tuple(notes),
-    )  # fmt: skip
+    return Tuned(table, files, settings_of(chosen, config), chosen.encoder, chosen.row, chosen.reasons, tuple(notes))
 
 
-def sides_of_run(run: Path) -> tuple[Path, Path, list[str]]:
-    """The embedding tables of a run folder, and the paths of pool images that might not be mined.
+def sides_of_run(run: Path) -> tuple[Path, Path, list[str], str]:
+    """The embedding tables of a run folder, pool images that might not be mined, and the column of weights it had.
 
     Raises
     ------
     TableError
-        When it has none.
+        When it has no tables, or its record is damaged.
     """
     folder = RunFolder(run)
     for table in (folder.targets, folder.pool):
@@ -190,7 +185,8 @@ def sides_of_run(run: Path) -> tuple[Path, Path, list[str]]:
     barred: list[str] = []
     if folder.excluded.is_file():
         barred = [str(path) for path in pq.read_table(folder.excluded, columns=["filepath"]).column(0).to_pylist()]
-    return folder.targets, folder.pool, barred
+    settings = read_record(folder).settings if folder.record.is_file() else {}
+    return folder.targets, folder.pool, barred, str(settings.get("target_weight_column", ""))
 
 
 def _open(
@@ -213,10 +209,11 @@ def _open(
     labels = None
     if target.labels is not None and stream.has_labels:
         labels = (_labels(target.labels), _labels(scalars.column("label")))
-    return _Sides(name, target, stream, paths, labels, excluded, known)
+    weights = read_weights(str(targets), config.target_weight_column)
+    return _Sides(name, target, stream, paths, labels, weights, excluded, known)
 
 
-def _swept(sides: _Sides, config: TuneConfig) -> _Encoder:
+def _swept(sides: _Sides, config: TuneConfig) -> Tried:
     """Try everything with one encoder."""
     excluded = sides.excluded
     swept = sweep(
@@ -227,11 +224,12 @@ def _swept(sides: _Sides, config: TuneConfig) -> _Encoder:
         topns=_topns(config, int((~excluded).sum()), sides.notes),
         thresholds=None if config.thresholds is None else (OFF, *config.thresholds),
         quantiles=_QUANTILES,
+        weights=sides.weights,
         excluded=excluded if excluded.any() else None,
         keys=sides.paths.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64),
     )
     sides.notes.extend(swept.notes)
-    return _Encoder(sides.name, swept, sides.labels, sides.stream.rows)
+    return Tried(sides.name, swept, sides.labels, sides.stream.rows)
 
 
 def _topns(config: TuneConfig, allowed: int, notes: list[str]) -> list[int]:
@@ -258,91 +256,10 @@ def _same_images(one: _Sides, two: _Sides) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """The point that is recommended, where it stands in the table, and where that without its threshold does."""
-
-    encoder: str
-    point: Point
-    row: int
-    on_curve: int
-
-
-def _recommend(encoders: Sequence[_Encoder], config: TuneConfig) -> tuple[_Chosen, tuple[str, ...]]:
-    """The scoring by hidden targets, `topn` by the knee, a threshold only where it costs nothing."""
-    best, option, why = _best_option(encoders)
-    points = dict(by_option(best.swept.points))[option]
-    recalls = [point.recall for point in points]
-    place = knee([len(point.rows) for point in points], recalls)
-    if place is None:
-        usual = min(range(len(points)), key=lambda number: abs(points[number].setting.topn - ScoringConfig.topn))
-        point = points[usual]
-        why_not = "the curve of held-out recall has no knee"
-        if not np.isfinite(recalls).all():
-            why_not = "there is no held-out recall"
-        how = f"topn={point.setting.topn}, near the default: {why_not}"
-    else:
-        point = points[place]
-        how = (
-            f"topn={point.setting.topn}: the knee of held-out recall over yield; {len(point.rows)} images find "
-            f"{point.recall:.0%} of the hidden targets, {len(points[-1].rows)} find {recalls[-1]:.0%}"
-        )
-    reasons = [why, how]
-    final, words = _with_threshold(best.swept.points, point)
-    reasons.append(words)
-    every = [one for encoder in encoders for one in encoder.swept.points]
-    row, on_curve = (next(number for number, one in enumerate(every) if one is wanted) for wanted in (final, point))
-    return _Chosen(best.name, final, row, on_curve), tuple(reasons)
-
-
-def _best_option(encoders: Sequence[_Encoder]) -> tuple[_Encoder, Option, str]:
-    """The encoder and the scoring that find hidden targets best."""
-    tried = [(one, encoder) for encoder in encoders for one in encoder.swept.tried]
-    if not tried:
-        options = [option for option, _ in by_option(encoders[0].swept.points)]
-        preferred = [option for option in options if option.scoring == "density_ratio"] or options
-        option = min(preferred, key=lambda one: abs(one.components - FALLBACK_COMPONENTS))
-        return encoders[0], option, f"{option}: too few targets to choose; this is the fallback of scoring=auto"
-    figure, encoder = min(tried, key=lambda one: one[0].log_rank)
-    worst = max(one.rank for one, _ in tried)
-    of = f"{encoder.name}, {figure.option}" if len(encoders) > 1 else str(figure.option)
-    return encoder, figure.option, (
-        f"{of}: of {len(tried)} it found hidden targets best: typical rank {figure.rank:.0f} among {figure.among} pool "
-        f"images (the worst: {worst:.0f})"
-    )  # fmt: skip
-
-
-def _with_threshold(points: Sequence[Point], point: Point) -> tuple[Point, str]:
-    """The strictest threshold that loses no hidden target, where there is one that drops images."""
-    option, topn, _ = point.setting
-    own = [one for one in points if one.setting[:2] == (option, topn) and one.setting.threshold != OFF]
-    free = [one for one in own if point.recall - one.recall <= _FREE and one.served >= point.served]
-    free = [one for one in free if len(one.rows) < len(point.rows)]
-    if not free or not math.isfinite(point.recall):
-        return point, "no distance_threshold: none of those tried drops images without losing hidden targets"
-    best = min(free, key=lambda one: len(one.rows))
-    return best, (
-        f"distance_threshold={best.setting.threshold:g}: drops {len(point.rows) - len(best.rows)} images and no more "
-        f"than {_FREE:.0%} of the hidden targets"
-    )  # fmt: skip
-
-
-def _settings(point: Point, config: TuneConfig) -> tuple[str, ...]:
-    """The recommendation as words of `lookalike mine`."""
-    option, topn, threshold = point.setting
-    words = [f"scoring={option.scoring}"]
-    words += [f"components={option.components}"] if option.components else []
-    words += [f"topn={topn}", f"knn_metric={config.knn_metric}"]
-    words += [f"distance_threshold={threshold:g}"] if threshold != OFF else []
-    for key in ("target_vectors", "pool_vectors"):
-        words += [f"{key}={getattr(config, key)}"] if getattr(config, key) != getattr(_Config, key) else []
-    return tuple(words)
-
-
-def _table(encoders: Sequence[_Encoder], chosen: _Chosen) -> pa.Table:
+def _table(encoders: Sequence[Tried], chosen: Chosen) -> pa.Table:
     """One row for every setting of every encoder."""
     names = _label_names(encoders)
-    rows = [_row(encoder, point, names) for encoder in encoders for point in encoder.swept.points]
+    rows = [row for encoder in encoders for row in _rows(encoder, names)]
     for number, row in enumerate(rows):
         row["recommended"] = number == chosen.row
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -356,11 +273,28 @@ _TYPES = {
     "components": pa.int64(),
     "topn": pa.int64(),
     "yield": pa.int64(),
+    "knee": pa.string(),
     "recommended": pa.bool_(),
 }
+#: What the knee of all curves together is called in the column `knee`.
+_TOGETHER = "together"
 
 
-def _row(encoder: _Encoder, point: Point, names: Sequence[str]) -> dict[str, Any]:
+def _rows(encoder: Tried, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The table's rows of one encoder, in the order of its points."""
+    knees: dict[Setting, list[str]] = {}
+    for _, points in by_option(encoder.swept.points):
+        found = encoder.knee(points)
+        for name, place in {_TOGETHER: found.place, **found.alone}.items():
+            if place is not None:
+                knees.setdefault(points[place].setting, []).append(name)
+    return [
+        {**_row(encoder, point, names), "knee": ", ".join(knees.get(point.setting, ())) or None, "recommended": False}
+        for point in encoder.swept.points
+    ]
+
+
+def _row(encoder: Tried, point: Point, names: Sequence[str]) -> dict[str, Any]:
     option, topn, threshold = point.setting
     ranks = {one.option: one.rank for one in encoder.swept.tried}
     return {
@@ -376,16 +310,15 @@ def _row(encoder: _Encoder, point: Point, names: Sequence[str]) -> dict[str, Any
         "coverage": point.served,
         "redundancy": _number(point.redundancy),
         **_precision(encoder, point, names),
-        "recommended": False,
     }
 
 
-def _precision(encoder: _Encoder, point: Point, names: Sequence[str]) -> dict[str, float | None]:
+def _precision(encoder: Tried, point: Point, names: Sequence[str]) -> dict[str, float | None]:
     """The share of the kept images with the label of their target: of all, and by the target's label."""
-    if encoder.labels is None:
+    right = encoder.right(point)
+    if encoder.labels is None or right is None:
         return {"precision": None}
     wanted = encoder.labels[0][point.targets]
-    right = wanted == encoder.labels[1][point.rows]
     found: dict[str, float | None] = {"precision": float(right.mean()) if len(right) else None}
     for name in names:
         own = right[wanted == name]
@@ -393,7 +326,7 @@ def _precision(encoder: _Encoder, point: Point, names: Sequence[str]) -> dict[st
     return found
 
 
-def _label_names(encoders: Sequence[_Encoder]) -> list[str]:
+def _label_names(encoders: Sequence[Tried]) -> list[str]:
     """The most frequent labels of the targets, where there is more than one."""
     if encoders[0].labels is None:
         return []
@@ -406,7 +339,7 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _curves(table: pa.Table, encoders: Sequence[_Encoder]) -> list[Curve]:
+def _curves(table: pa.Table, encoders: Sequence[Tried]) -> list[Curve]:
     """The curves of the plot: every scoring of every encoder, without a threshold."""
     curves = []
     rows = table.to_pylist()

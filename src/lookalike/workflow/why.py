@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError
-from lookalike.reports.gallery import describe
+from lookalike.selection.filters import Outcome
 from lookalike.tables.filepaths import normal_path, normal_paths
-from lookalike.tables.run_folder import RunFolder
+from lookalike.tables.run_folder import RunFolder, read_record
 
 #: Rows that are looked through at a time.
 _BLOCK = 65_536
@@ -29,6 +29,24 @@ _RULES = {
     "self_match": "it is a target itself",
     "self_twin": "it is a copy of a target",
 }
+
+
+#: What stopped an image, and the setting of that rule.
+_OUTCOMES: dict[str, tuple[str, str]] = {
+    Outcome.LABEL_MISMATCH: ("its label is not that of a target", ""),
+    Outcome.OVER_DISTANCE: ("it is farther from every target than the threshold", "distance_threshold"),
+    Outcome.DUPLICATE: ("the same path is mined already", ""),
+    Outcome.UNDER_SIMILARITY: ("its best cosine to any target is too small", "min_similarity"),
+    Outcome.OVER_BUDGET: ("others had better scores, and the budget was full", "budget"),
+    Outcome.OVER_TARGET_LIMIT: ("its targets have all the images that they may have", "max_per_target"),
+    Outcome.OVER_LABEL_LIMIT: ("its targets' labels have all the images that they may have", "max_per_label"),
+    Outcome.NEAR_DUPLICATE: ("an image that is almost the same is mined", "dedup_threshold"),
+    Outcome.LESS_DIVERSE: ("its score was good enough, but it is too much like what is mined", "diversity"),
+    Outcome.AVOIDED: ("it is nearer to an image to avoid than to any target", ""),
+    Outcome.BEYOND_TOPN: ("it is among the nearest of no target", "topn"),
+}
+#: Outcomes for which no target was looked at.
+_NO_TARGET = (Outcome.LABEL_MISMATCH, Outcome.BEYOND_TOPN)
 
 
 def explain(run: str | Path, images: Sequence[str]) -> list[dict[str, Any]]:
@@ -59,14 +77,18 @@ def explain(run: str | Path, images: Sequence[str]) -> list[dict[str, Any]]:
                 missing -= {one for one, mask in zip(wanted, is_wanted, strict=True) if pc.any(mask).as_py()}
                 for mask in is_wanted:
                     found += table.filter(mask).to_pylist()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise TableError(
             f"has no {folder.outcomes.name}", where=str(folder.path), hint="name the folder of a finished run"
         ) from error
     except (pa.ArrowInvalid, OSError) as error:
         raise TableError(f"cannot be read: {error}", where=str(folder.outcomes), hint="mine again") from error
     if missing:
-        raise TableError(f"not in the pool of this run: {', '.join(sorted(missing))}", where=str(folder.path))
+        raise TableError(
+            f"not in the pool of this run: {', '.join(sorted(missing))}",
+            where=str(folder.path),
+            hint="give a path as the pool has it, or its end from a folder or file name on",
+        )
     return sorted({row["source_row"]: row for row in found}.values(), key=lambda row: row["source_row"])
 
 
@@ -75,20 +97,43 @@ def _ends(paths: pa.Array, image: str) -> pa.Array:
     return pc.or_(pc.equal(paths, image), pc.ends_with(paths, pattern=f"/{image.lstrip('/')}"))
 
 
-def sentence(fate: dict[str, Any]) -> str:
-    """What became of one image, for people."""
-    outcome, target = fate["outcome"], fate["target_filepath"]
-    score = "" if fate["score"] is None else f", score {fate['score']:.4g}"
-    where = ""
-    if target is not None:
-        rank = f"rank {fate['rank']}" if fate["rank"] is not None else "beyond the nearest"
-        where = f"{rank}, distance {fate['distance']:.4g}{score}"
-    if outcome == "kept":
-        return f"{fate['filepath']}: mined for {target} ({where})"
+def sentence(fate: dict[str, Any], settings: Mapping[str, Any] | None = None) -> str:
+    """What became of one image, for people.
+
+    Parameters
+    ----------
+    fate:
+        A row of `pool_outcomes.parquet`.
+    settings:
+        Of the run, where they are known: the rule is told with its setting.
+    """
+    outcome, target, known = fate["outcome"], fate["target_filepath"], settings or {}
+    if outcome == Outcome.KEPT:
+        return f"{fate['filepath']}: mined for {target} ({_place(fate, known)})"
     because = "" if fate["because_of"] is None else f" ({fate['because_of']})"
-    if outcome == "excluded":
-        return f"{fate['filepath']}: not mined: {_RULES.get(str(fate['rule']), 'it was excluded')}{because}"
-    if outcome == "beyond_topn":
-        return f"{fate['filepath']}: not mined: it is among the nearest of no target"
-    nearest = f"; looked at for {target} ({where})" if target is not None else ""
-    return f"{fate['filepath']}: not mined: {describe(outcome, None)[1]}{because}{nearest}"
+    if outcome == Outcome.EXCLUDED:
+        rule = str(fate["rule"])
+        words = _RULES.get(rule, "it was excluded")
+        own = because if fate["because_of"] != fate["filepath"] else ""
+        return f"{fate['filepath']}: not mined: {words}{own} (rule {rule})"
+    words, setting = _OUTCOMES.get(outcome, (f"by the rule {outcome}", ""))
+    value = known.get(setting)
+    named = f" ({setting}={value:g})" if setting and isinstance(value, int | float) and value > 0 else ""
+    text = f"{fate['filepath']}: not mined: {words}{named}{because} (rule {outcome})"
+    return (
+        text if target is None or outcome in _NO_TARGET else f"{text}; nearest target {target} ({_place(fate, known)})"
+    )
+
+
+def settings_of(run: str | Path) -> dict[str, Any]:
+    """The settings of a run, for `sentence`; none where the folder does not tell."""
+    folder = RunFolder(Path(run))
+    return read_record(folder).settings if folder.record.is_file() else {}
+
+
+def _place(fate: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Rank, distance and score of an image for its target."""
+    looked = settings.get("candidates", "")
+    rank = f"rank {fate['rank']}" if fate["rank"] is not None else f"not among its {looked} nearest".replace("  ", " ")
+    score = "" if fate["score"] is None else f", score {fate['score']:.4g}"
+    return f"{rank}, distance {fate['distance']:.4g}{score}"

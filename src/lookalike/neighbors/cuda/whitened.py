@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lookalike.neighbors.base import Float64s, Rows
+from lookalike.neighbors.base import Float64s, Floats, Rows
 from lookalike.neighbors.cuda.exact import pair_distances, plain_pair_distances
 from lookalike.neighbors.cuda.finder import CudaFinder, on
 from lookalike.neighbors.cuda.halves import half_means
@@ -44,9 +44,9 @@ class DeviceArithmetic:
         """See `Arithmetic.units`."""
         return _units(self._put(projected[:, :components]))
 
-    def put(self, directions: npt.NDArray[np.float32]) -> torch.Tensor:
+    def put(self, vectors: Floats) -> torch.Tensor:
         """See `Arithmetic.put`."""
-        return self._put(directions)
+        return self._put(vectors)
 
     def products(self, queries: torch.Tensor, vector: Float64s) -> Float64s:
         """See `Arithmetic.products`."""
