@@ -111,12 +111,12 @@ def render(facts: Facts, room: Room) -> str:
         "outcomes": dropped(facts),
         "noop": _noop(facts),
         "certificate": _certificate(facts),
-        "selection": selection_words(facts, record.selection, prose=room.prose) if record.selection else "",
+        "selection": selection_words(facts, record.selection, prose=room.prose, tight=room.tight)
+        if record.selection
+        else "",
         "held_out": held_out_table(record.selection, room.items, prose=room.prose) if record.selection else "",
         "diagnosis": diagnosis_block(facts, room),
-        "times": ", ".join(
-            f"{markdown.plain(step, 40)} {seconds:.1f} s" for step, seconds in list(record.seconds.items())[:8]
-        ),
+        "times": "" if room.tight else _times(facts),
         "labels": _labels(facts.labels[: room.labels], value),
         "labels_rest": _labels_rest(facts, room),
         "plots": plot_captions(facts.folder),
@@ -125,6 +125,7 @@ def render(facts: Facts, room: Room) -> str:
         "encoding": _encoding(facts),
         "actions": recommend(facts, room),
         "prose": room.prose,
+        "tight": room.tight,
         "metric_words": _METRICS.get(facts.metric, ""),
     }
     return re.sub(r"\n{3,}", "\n\n", _template().render(context)).rstrip() + "\n"
@@ -250,6 +251,12 @@ def _noop(facts: Facts) -> str:
         return "The label filter met no pairs, so the question whether it was a no-op does not arise."
     mismatches = facts.record.counts["label_mismatches"] or 0
     return f"The label filter was not a no-op: it dropped {markdown.count(mismatches, 'pair')} whose labels differ."
+
+
+def _times(facts: Facts) -> str:
+    """How long the first steps took."""
+    steps = list(facts.record.seconds.items())[:8]
+    return ", ".join(f"{markdown.plain(step, 40)} {seconds:.1f} s" for step, seconds in steps)
 
 
 def _certificate(facts: Facts) -> str:

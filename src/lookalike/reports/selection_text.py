@@ -66,7 +66,7 @@ def _filter_settings(facts: Facts) -> dict[str, str]:
     return shown
 
 
-def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool) -> str:
+def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool, tight: bool = False) -> str:
     """What chose the images, in a few sentences.
 
     Parameters
@@ -77,17 +77,21 @@ def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool) -> 
         `RunRecord.selection`.
     prose:
         Whether what is the same in every such run is explained.
+    tight:
+        Whether only what must be there is.
     """
     scoring, components = selection["scoring"], selection["components"]
     name = f"`{scoring}`" + (f" with {components} components" if components else "")
-    sentences = [f"Images were selected by score: {name}, {markdown.plain(selection['reason'], 300)}."]
+    sentences = [f"Images were selected by score: {name}, {markdown.plain(selection['reason'], 60 if tight else 300)}."]
     if prose:
         sentences.append(_WORDS.get(scoring, ""))
     claim = "Every target has a claim on its own nearest candidates first, then the best scores fill the budget"
     if not facts.setting("min_per_target"):
         claim = "The best scores fill the budget"
     sentences += [
-        f"{claim}: {facts.mined} of {selection['budget']} images.",
+        f"Budget: {facts.mined} of {selection['budget']}."
+        if tight
+        else f"{claim}: {facts.mined} of {selection['budget']} images.",
         f"Served, by a mined image among its own candidates: {selection['served']} of "
         f"{markdown.count(selection['targets'], 'target')}.",
     ]
