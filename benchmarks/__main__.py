@@ -9,6 +9,7 @@ from benchmarks import (
     card,
     cards,
     embed,
+    encoders,
     fidelity,
     gallery,
     leakage,
@@ -30,6 +31,7 @@ def main() -> None:
     embed.add_arguments(commands.add_parser("embed", help="images/s and peak memory against the reference's way"))
     card.add_arguments(commands.add_parser("card", help="images/s on one GPU"))
     cards.add_arguments(commands.add_parser("cards", help="two GPUs against one: embedding and search"))
+    encoders.add_arguments(commands.add_parser("encoders", help="every family against its own library, and its speed"))
     fidelity.add_arguments(commands.add_parser("fidelity", help="how near vectors are to the reference's"))
     search.add_arguments(commands.add_parser("search", help="exact search in memory, against other libraries"))
     search_stream.add_arguments(

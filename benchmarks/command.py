@@ -2,7 +2,7 @@
 
 Each run is the installed command in a process of its own, as a user starts it, with a cache of its own. Two ways take
 turns, so that what else the machine does meets both: the model is remembered (the usual case), and it is not, so that
-torch and the model are loaded though no image needs them (a model named by a hub's id, or a machine with a GPU).
+torch and the model are loaded though no image needs them (as on a machine with a GPU).
 User CPU seconds are noted beside those of the clock: they say more on a machine that is not idle.
 """
 

@@ -24,12 +24,13 @@ LIMITS: dict[str, Any] = {"time_limit": 600.0, "on_timeout": lambda given: None}
 _PACKAGES = ("numpy", "torch", "transformers", "timm", "scikit-learn", "faiss-cpu", "pillow", "pyarrow", "openvino")
 
 
-def measure_in_child(module: str, *arguments: str) -> dict[str, Any]:
+def measure_in_child(module: str, *arguments: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
     """Run `python -m MODULE --child ARGUMENTS` and return the JSON of its last line.
 
-    A process of its own for every measurement: peak memory is then that measurement's alone.
+    A process of its own for every measurement: peak memory is then that measurement's alone. `environment` is added to
+    this process's own.
     """
-    environment = {key: value for key, value in os.environ.items() if key not in _BLAS_SETTINGS}
+    environment = {key: value for key, value in os.environ.items() if key not in _BLAS_SETTINGS} | (environment or {})
     command = [sys.executable, "-m", module, "--child", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

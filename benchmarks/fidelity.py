@@ -45,13 +45,13 @@ def run(arguments: argparse.Namespace) -> None:
         snapshot = Path(folder) / "model"
         MODELS[arguments.model](snapshot)
         reference = np.array(_reference(files, arguments.model, str(snapshot))[1])
-        nearest = _nearest(reference)
+        nearest = nearest_five(reference)
         rows = []
         for way in WAYS[arguments.device]:
             vectors = _vectors(files, arguments.model, str(snapshot), arguments.device, way)
             lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(vectors, axis=1)
             cosines = (reference * vectors).sum(1) / lengths
-            same = [len(set(one) & set(two)) / 5 for one, two in zip(nearest, _nearest(vectors), strict=True)]
+            same = [len(set(one) & set(two)) / 5 for one, two in zip(nearest, nearest_five(vectors), strict=True)]
             rows.append(
                 dict(zip(("runtime", "precision", "decoder"), way, strict=True))
                 | {"least_cosine": cosines.min(), "mean_cosine": cosines.mean(), "same_five": float(np.mean(same))}
@@ -81,7 +81,7 @@ def _vectors(
         return np.stack(column.to_numpy(zero_copy_only=False)).astype(np.float64)
 
 
-def _nearest(vectors: npt.NDArray[np.float64]) -> list[list[int]]:
+def nearest_five(vectors: npt.NDArray[np.float64]) -> list[list[int]]:
     """The five nearest of every image but itself."""
     from lookalike import nearest_neighbors
 

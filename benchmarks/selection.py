@@ -1,8 +1,10 @@
-"""What the selection finds on real images: precision, targets served, redundancy, and what `auto` chose.
+"""What the selection finds on real images: precision, targets served, redundancy, and what `auto` blends.
 
 Images of a class are drawn as targets, everything else is the pool, and what is kept is counted. The classes are only
 used for counting. Every option keeps as many images as plain top-5 gives; where the class is thinned, as many as there
 are members left, so that precision is also recall.
+
+`auto` is the real thing; the single options, which only compare, are scored by plain products in float32.
 
 Both datasets and the encoder are those of `lookalike demo`. Every worker has one core.
 """
@@ -14,7 +16,6 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,9 +156,8 @@ def _measure(case: Case) -> dict[str, Any] | None:
     from lookalike.neighbors.search import nearest_neighbors
     from lookalike.neighbors.sides import ArraySide
     from lookalike.selection.coverage import Limits, cover
-    from lookalike.selection.passes import Scorer, learn, score_pool
-    from lookalike.selection.scored import LADDER, Option, pairs_of, score_by_rank, select_scored
-    from lookalike.selection.space import Whitening, blocks
+    from lookalike.selection.passes import score_pool
+    from lookalike.selection.scored import pairs_of, score_by_rank, select_scored
 
     drawn = _draw(case)
     if drawn is None:
@@ -170,38 +170,56 @@ def _measure(case: Case) -> dict[str, Any] | None:
     auto = select_scored(targets, pool, replace(config, budget=budget))
     seconds = time.perf_counter() - started
 
-    side = ArraySide(pool, "pool")
-    moments, background = learn(side, None, len(pool), config.background, 0)
-    whitening = Whitening.of(moments, max(LADDER))
-    weights, labels = np.ones(len(targets)), np.zeros(len(targets), np.int64)
+    labels = np.zeros(len(targets), np.int64)
     near = lists._replace(rows=lists.rows[:, : config.candidates], distances=lists.distances[:, : config.candidates])
-    options = [Option("nearest", 0)]
-    options += [Option(scoring, number) for scoring in ("density_ratio", "lda") for number in LADDER]
+    images = score_pool(ArraySide(pool, "pool"), None, targets, config.knn_metric, ["cpu"], None)
+    score_by_rank(images.scores, lists)
+    scores = {"nearest": images.scores.copy(), **_single(targets, pool)}
+    plain = auto.choice.option.scoring == "nearest"
+    scores["auto"] = scores["nearest"] if plain else auto.pool_scores
     found: dict[str, Any] = {}
-    images = score_pool(side, None, targets, config.knn_metric, ["cpu"], None)
-    for option in options:
-        plain = option.scoring == "nearest"
-        if plain:
-            score_by_rank(images.scores, lists)
-        else:
-            scorer = Scorer(whitening, option, targets, weights, background, ["cpu"])
-            images.scores[:] = np.concatenate([scorer.scores(*block) for block in blocks(side, None)])
+    for way, own in scores.items():
+        images.scores[:] = own
+        wide = way == "nearest" or (way == "auto" and plain)
         for floor in (0, 1):
-            covered = cover(pairs_of(lists if plain else near), images, labels, Limits(budget, floor))
+            covered = cover(pairs_of(lists if wide else near), images, labels, Limits(budget, floor))
             kept = covered.pairs.rows[covered.outcomes == 0]
             assert len(kept) == budget
-            found[f"{option}{' + floor' if floor else ''}"] = _counted(kept, covered.own, pool, member)
-            if floor and option == auto.choice.option:
-                assert set(kept.tolist()) == set(auto.kept_rows.tolist()), "auto is not the option that it chose"
+            found[f"{way}{' + floor' if floor else ''}"] = _counted(kept, covered.own, pool, member)
+            if floor and way == "auto":
+                assert set(kept.tolist()) == set(auto.kept_rows.tolist()), "this is not what auto keeps"
     return {
         "case": case._asdict(),
         "pool": len(pool),
         "share": float(member.mean()),
         "yield": budget,
         "seconds": seconds,
-        "chosen": str(auto.choice.option),
+        "shares": {str(one.option): one.share for one in auto.choice.tried},
         "found": found,
     }
+
+
+def _single(targets: Any, pool: Any) -> dict[str, Any]:
+    """The scores of every single option."""
+    from lookalike.selection.arithmetic import project
+    from lookalike.selection.scored import LADDER, Option
+    from lookalike.selection.scoring import NEAR, lda_axis
+    from lookalike.selection.space import Moments, Whitening, directions
+
+    moments = Moments(pool.shape[1])
+    moments.see(pool)
+    whitening = Whitening.of(moments, max(LADDER))
+    projected = [project(whitening, side) for side in (pool, targets)]
+    density, lda = {}, {}
+    for number in LADDER:
+        images, goals = (directions(side, number) for side in projected)
+        cosines = images @ images.T
+        np.fill_diagonal(cosines, -1)
+        unlike = -np.partition(-cosines, NEAR, axis=1)[:, :NEAR].mean(axis=1)
+        like = -np.sort(-(images @ goals.T), axis=1)[:, :NEAR].mean(axis=1)
+        density[str(Option("density_ratio", number))] = like - unlike
+        lda[str(Option("lda", number))] = images @ lda_axis(goals, np.ones(len(goals)))
+    return density | lda
 
 
 def _counted(kept: Any, own: Any, pool: Any, member: Any) -> dict[str, float]:
@@ -230,23 +248,23 @@ def _grouped(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _group(draws: list[dict[str, Any]]) -> dict[str, Any]:
     ways = {way: _spread([one["found"][way] for one in draws]) for way in draws[0]["found"]}
-    for floor in ("", " + floor"):
-        ways[f"auto{floor}"] = _spread([one["found"][one["chosen"] + floor] for one in draws])
-    free = [way for way in draws[0]["found"] if "floor" not in way]
+    free = [way for way in draws[0]["found"] if "floor" not in way and way != "auto"]
     fixed = max(free, key=lambda way: ways[way]["precision"]["mean"])
     best = [max(one["found"][way]["precision"] for way in free) for one in draws]
-    chosen = [one["found"][one["chosen"]]["precision"] for one in draws]
+    blended = ways["auto"]["precision"]["mean"]
+    options = {option for one in draws for option in one["shares"]}
+    shares = {option: float(np.mean([one["shares"].get(option, 0.0) for one in draws])) for option in options}
     return {
         "draws": len(draws),
         "pool": float(np.mean([one["pool"] for one in draws])),
         "share": float(np.mean([one["share"] for one in draws])),
         "yield": float(np.mean([one["yield"] for one in draws])),
         "seconds": {"mean": float(np.mean([s["seconds"] for s in draws])), "max": max(s["seconds"] for s in draws)},
-        "chosen": dict(Counter(one["chosen"] for one in draws).most_common()),
+        "shares": dict(sorted(shares.items(), key=lambda one: (-one[1], one[0]))),
         "best": {"option": fixed, "precision": ways[fixed]["precision"]["mean"]},
         "regret": {
-            "of_each_draw": float(np.mean(best) - np.mean(chosen)),
-            "of_the_best_option": ways[fixed]["precision"]["mean"] - float(np.mean(chosen)),
+            "of_each_draw": float(np.mean(best)) - blended,
+            "of_the_best_option": ways[fixed]["precision"]["mean"] - blended,
         },
         "ways": ways,
     }
@@ -266,7 +284,7 @@ def _spread(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 def tables(result: dict[str, Any]) -> str:
     """The tables of `docs/selection.md`, as Markdown."""
     shares = [_table_of_shares(result, thinned) for thinned in (False, True)]
-    return "\n\n".join([*shares, _table_of_choices(result), _table_of_options(result)])
+    return "\n\n".join([*shares, _table_of_regrets(result), _table_of_choices(result), _table_of_options(result)])
 
 
 def _table_of_shares(result: dict[str, Any], thinned: bool) -> str:
@@ -294,15 +312,15 @@ def _table_of_shares(result: dict[str, Any], thinned: bool) -> str:
 
 
 def _table_of_choices(result: dict[str, Any]) -> str:
-    """What auto chose, what it cost against hindsight, and the seconds."""
+    """What auto blends, what it cost against hindsight, and the seconds."""
     lines = [
-        "| set | targets | thinned | auto chose (of the draws) | regret: best of the set / of each draw | seconds |",
+        "| set | targets | thinned | largest shares (mean over the draws) | regret: best of the set / of each draw |"
+        " seconds |",
         "|---|---|---|---|---|---|",
     ]
     for group in result["groups"]:
-        chosen = list(group["chosen"].items())
-        text = "; ".join(f"{option}: {count}" for option, count in chosen[:3])
-        text += f"; {len(chosen) - 3} others" if len(chosen) > 3 else ""
+        largest = list(group["shares"].items())[:4]
+        text = ", ".join(f"{_short(option)}: {share:.0%}" for option, share in largest)
         regret = group["regret"]
         lines.append(
             f"| {TITLES[group['set']]} | {group['targets']} | {'yes' if group['thinned'] else 'no'} | {text} | "
@@ -311,12 +329,37 @@ def _table_of_choices(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _table_of_regrets(result: dict[str, Any]) -> str:
+    """Regret by the number of targets, over the sets, and the least that auto gains over plain."""
+    lines = [
+        "| targets | thinned | regret: mean of the sets | largest | auto over plain: least | auto + floor: least |",
+        "|---|---|---|---|---|---|",
+    ]
+    for targets, thinned in sorted({(group["targets"], group["thinned"]) for group in result["groups"]}):
+        own = [one for one in result["groups"] if (one["targets"], one["thinned"]) == (targets, thinned)]
+        regrets = {TITLES[one["set"]]: one["regret"]["of_the_best_option"] for one in own}
+        worst = max(regrets, key=lambda title: regrets[title])
+        plain = [one["ways"]["nearest"]["precision"]["mean"] for one in own]
+        gains = [
+            min(one["ways"][way]["precision"]["mean"] - base for one, base in zip(own, plain, strict=True))
+            for way in ("auto", "auto + floor")
+        ]
+        lines.append(
+            f"| {targets} | {'yes' if thinned else 'no'} | {np.mean(list(regrets.values())):.3f} | "
+            f"{regrets[worst]:.3f} ({worst}) | {gains[0]:+.3f} | {gains[1]:+.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _short(option: str) -> str:
+    """A name for a table."""
+    return option.replace("density_ratio, ", "dr ").replace("lda, ", "lda ").replace(" components", "")
+
+
 def _table_of_options(result: dict[str, Any]) -> str:
     """Precision of every option without a floor."""
     options = [way for way in result["groups"][0]["ways"] if "floor" not in way and way != "auto"]
-    short = [
-        way.replace("density_ratio, ", "dr ").replace("lda, ", "lda ").replace(" components", "") for way in options
-    ]
+    short = [_short(way) for way in options]
     lines = [f"| set | targets | thinned | {' | '.join(short)} |", "|---" * (3 + len(options)) + "|"]
     for group in result["groups"]:
         figures = [group["ways"][way]["precision"] for way in options]

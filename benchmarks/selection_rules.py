@@ -1,7 +1,7 @@
 """What near-duplicates, diversity and images to avoid cost and gain on real images.
 
-The draws are those of `benchmarks.selection`, the class at its full share. The scoring is what `auto` chose for the
-draw, with the floor, and every way keeps as many images as plain top-5 gives.
+The draws are those of `benchmarks.selection`, the class at its full share, with `scoring=auto` and the floor, and every
+way keeps as many images as plain top-5 gives.
 
 For the images to avoid, a second round is played: the better half of what was kept is looked at by a person, and taken
 out of the pool. What of it is not of the class is to be avoided in the second round; and, to compare, is only taken
@@ -79,10 +79,7 @@ def _measure(case: selection.Case) -> dict[str, Any]:
     assert drawn is not None
     targets, pool, member = drawn
     budget = len(np.unique(nearest_neighbors(targets, pool, 5, "cosine").rows))
-    option = select_scored(targets, pool, ScoringConfig(seed=case.draw, budget=budget)).choice.option
-    config = ScoringConfig(
-        scoring=option.scoring, components=str(option.components or "auto"), budget=budget, seed=case.draw
-    )
+    config = ScoringConfig(budget=budget, seed=case.draw)
     ways = {}
     for way, rules in WAYS.items():
         started = time.perf_counter()

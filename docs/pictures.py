@@ -32,7 +32,7 @@ def take(browser: Browser, page_url: str, name: str) -> None:
     context = browser.new_context(**settings)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(page_url)
-    page.select_option("#sort", "most")
+    page.select_option("#sort", "nearest")
     page.wait_for_timeout(500)
     for number, decision in enumerate(("keep", "keep", "drop", "keep", "keep", "drop")[: 0 if keys else 6]):
         page.locator(f".tile .do.{decision}").nth(number).click()

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from lookalike.neighbors.search import nearest_neighbors as nearest_neighbors
     from lookalike.workflow.mining import MiningResult as MiningResult
     from lookalike.workflow.mining import mine as mine
-    from lookalike.workflow.run import RunResult as RunResult
     from lookalike.workflow.run import resume_run as resume_run
     from lookalike.workflow.run import run as run
+    from lookalike.workflow.run_steps import RunResult as RunResult
     from lookalike.workflow.unique import UniqueResult as UniqueResult
     from lookalike.workflow.unique import unique_neighbors as unique_neighbors
 
@@ -57,7 +57,8 @@ _HOMES = {
     "lookalike.neighbors.search": ("nearest_neighbors",),
     "lookalike.workflow.mining": ("MiningResult", "mine"),
     "lookalike.workflow.unique": ("UniqueResult", "unique_neighbors"),
-    "lookalike.workflow.run": ("RunResult", "resume_run", "run"),
+    "lookalike.workflow.run": ("resume_run", "run"),
+    "lookalike.workflow.run_steps": ("RunResult",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -77,9 +77,17 @@ def test_the_log_of_the_run_has_its_lines_whatever_is_shown(run_command, board, 
     )
     assert done.returncode == 0, done.stderr
     log = RunFolder(Path(done.last_line)).log.read_text()
-    for line in ("INFO lookalike.workflow.run: embedding the pool", "WARNING lookalike.workflow.run: "):
+    for line in ("INFO lookalike.workflow.run_steps: embedding the pool", "WARNING lookalike.workflow.run: "):
         assert line in log
         assert (line.split(": ")[0] in done.stderr) == (level == "INFO")
+
+
+def test_nothing_mined_is_not_said_to_be_the_nearest(run_command, board, clip_snapshot):
+    (board / "one.txt").write_text("board/cam/C0_White.png\n")
+    words = ("--targets", "one.txt", "--pool", "one.txt", "--model", "CLIP", "--model-path", clip_snapshot)
+    done = run_command("lookalike", "mine", *words, cwd=board)
+    assert done.returncode == 0, done.stderr
+    assert "Mined:     0 images" in done.lines
 
 
 def test_the_speed_is_that_of_the_images_that_were_embedded():

@@ -90,5 +90,9 @@ def test_a_vector_beyond_the_range_is_set_aside_and_never_infinite(loud, images,
     assert pq.read_table(half.quarantine_path).num_rows == beyond.sum()
     with pytest.raises(ImagesFailed, match="does not fit float16"):
         embed_images(
-            images, tmp_path / "strict.parquet", "CLIP", str(loud), embedding_dtype="float16", on_error="raise"
-        )
+            images, tmp_path / "strict.parquet", "CLIP", str(loud), embedding_dtype="float16", on_error="raise",
+            shard_rows=4,
+        )  # fmt: skip
+    finished = {marker.name for marker in tmp_path.glob(".strict.parquet.work/shard-*.json")}
+    before = {f"shard-{number:05d}.json" for number in range(int(beyond.argmax()) // 4)}
+    assert finished == before, "the run ends at the shard of the first, and not when the table is made"

@@ -76,7 +76,10 @@ WAYS = {
         lambda path: path.write_bytes(bytes(500)),
     ],
     Reason.BAD_VECTOR: [lambda path: picture(path, POISON)],
+    Reason.BAD_BOX: [lambda path: picture(path, (1, 2, 7))],
 }
+#: What makes a box of a good picture a bad one.
+BAD_BOX = "#xywh=1,1,900,900"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes among its files and no free links")
@@ -94,7 +97,9 @@ def test_five_per_cent_of_every_reason(cache_dir, tmp_path, monkeypatch):
         picture(tmp_path / f"{row}.png", (row // 256, row % 256, 7))
     monkeypatch.setattr(images_module, "check_model", lambda *arguments: "test")
     monkeypatch.setattr(images_module, "open_encoder", lambda *arguments: PoisonedEncoder(tmp_path / "log", 0.0))
-    table = pa.table({"filepath": [str(tmp_path / f"{row}.png") for row in range(COUNT)], "row": list(range(COUNT))})
+    boxes = {row: BAD_BOX for row, reason in expected.items() if reason == Reason.BAD_BOX}
+    names = [f"{tmp_path / f'{row}.png'}{boxes.get(row, '')}" for row in range(COUNT)]
+    table = pa.table({"filepath": names, "row": list(range(COUNT))})
     result = embed_images(
         table, tmp_path / "out.parquet", "CLIP", "tests", batch_size=8, shard_rows=64, max_pixels=10_000,
         max_bytes=10_000, cache_dir="off" if cache_dir == "off" else str(tmp_path / "cache"),
@@ -103,7 +108,7 @@ def test_five_per_cent_of_every_reason(cache_dir, tmp_path, monkeypatch):
     found = dict(zip(aside.column("row").to_pylist(), aside.column("reason").to_pylist(), strict=True))
     assert found == {row: str(reason) for row, reason in sorted(expected.items())}
     assert list(found) == sorted(expected)
-    assert aside.column("filepath").to_pylist() == [str(tmp_path / f"{row}.png") for row in sorted(expected)]
+    assert aside.column("filepath").to_pylist() == [names[row] for row in sorted(expected)]
     written = pq.read_table(result.path)
     assert written.column("row").to_pylist() == [row for row in range(COUNT) if row not in expected]
     for row, vector in zip(written.column("row").to_pylist(), written.column("embedding").to_pylist(), strict=True):

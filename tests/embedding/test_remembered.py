@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from benchmarks.encoder_models import MODELS
 from PIL import Image
 
 from lookalike import embed_images
@@ -42,11 +43,11 @@ def embed(tmp_path, model, monkeypatch):
     load = remembered.load_model
     monkeypatch.setattr(remembered, "load_model", lambda *given: (loads.append(given), load(*given))[1])
 
-    def run(**settings):
+    def run(family="CLIP", **settings):
         loads.clear()
         table = pa.table({"filepath": sorted(map(str, (tmp_path / "pool").iterdir()))})
         settings = {"cache_dir": str(tmp_path / "cache"), "device": "cpu", **settings}
-        path = embed_images(table, tmp_path / "out.parquet", "CLIP", str(model), **settings).path
+        path = embed_images(table, tmp_path / "out.parquet", family, str(model), **settings).path
         return len(loads), np.stack(pq.read_table(path).column("embedding").to_numpy())
 
     return run
@@ -68,6 +69,58 @@ def test_a_run_with_a_warm_cache_does_not_even_load_torch(embed, model, tmp_path
     assert done.stdout.strip() == "set()"
     assert (tmp_path / "out.parquet").read_bytes() == before  # with the same identity, too
     assert len(vectors) == 12
+
+
+def hub_snapshot(home, model, commit):
+    """Put a snapshot into the cache of the hub's library, and let the name stand for it from now on."""
+    place = home / "hub" / "models--acme--tiny"
+    shutil.copytree(model, place / "snapshots" / commit)
+    for file in (place / "snapshots" / commit).iterdir():
+        os.utime(file, ns=(OLD, OLD))
+    (place / "refs").mkdir(exist_ok=True)
+    (place / "refs" / "main").write_text(commit)
+
+
+def test_a_name_of_the_hub_is_remembered_with_its_snapshot(model, tmp_path):
+    """Each call in a process of its own: the hub's library reads its settings when it is imported."""
+    (tmp_path / "pool").mkdir()
+    for number in range(3):
+        picture(tmp_path / "pool" / f"{number}.png", number)
+    program = (
+        "import sys, lookalike; path = lookalike.embed_images(*sys.argv[1:3], 'CLIP', 'acme/tiny', device='cpu', "
+        "cache_dir=sys.argv[3]).path; print('transformers' in sys.modules)"
+    )
+    arguments = (tmp_path / "pool", tmp_path / "out.parquet", tmp_path / "cache")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+
+    def loaded():
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip() == "True", (tmp_path / "out.parquet").read_bytes()
+
+    hub_snapshot(tmp_path / "home", model, "a" * 40)
+    (first, vectors), (second, again) = loaded(), loaded()
+    assert (first, second) == (True, False)
+    assert vectors == again
+    snapshots.clip(tmp_path / "other", seed=1)
+    hub_snapshot(tmp_path / "home", tmp_path / "other", "b" * 40)
+    third, others = loaded()
+    assert third, "the name stands for another snapshot"
+    assert others != vectors
+
+
+@pytest.mark.parametrize("name", ["SigLIP2: NaFlex", "DINOv3"])
+def test_a_model_with_a_preprocessing_of_its_own_is_remembered(name, embed, model, tmp_path):
+    """Patches of a variable grid, and a resize of numbers: what is remembered of them is whole."""
+    shutil.rmtree(model)
+    MODELS[name](model, True)
+    loads, vectors = embed(family="auto")
+    again, same = embed(family="auto")
+    assert (loads, again) == (1, 0)
+    np.testing.assert_array_equal(same, vectors)
+    picture(tmp_path / "pool" / "new.png", 99)
+    assert len(embed(family="auto")[1]) == 13
 
 
 def test_other_weights_in_the_same_folder_are_loaded(embed, model, tmp_path):
@@ -99,6 +152,13 @@ def test_a_new_image_needs_the_model(embed, tmp_path, monkeypatch):
     assert embed()[0] == 1
 
 
+def test_an_image_that_cannot_be_read_needs_no_model(embed, tmp_path):
+    (tmp_path / "pool" / "055.png").write_bytes(b"no picture")
+    assert embed()[0] == 1
+    times, vectors = embed()
+    assert (times, len(vectors)) == (0, 12)
+
+
 def test_a_model_that_is_another_one_when_it_is_needed_ends_the_run(embed, model, tmp_path, monkeypatch):
     embed()
     picture(tmp_path / "pool" / "055.png", 99)
@@ -106,8 +166,8 @@ def test_a_model_that_is_another_one_when_it_is_needed_ends_the_run(embed, model
     snapshots.clip(tmp_path / "other", seed=1)
     state = remembered._state
 
-    def change_then(settings):  # the state of before, and other weights from then on
-        found = state(settings)
+    def change_then(files):  # the state of before, and other weights from then on
+        found = state(files)
         shutil.copyfile(tmp_path / "other" / "model.safetensors", model / "model.safetensors")
         return found
 

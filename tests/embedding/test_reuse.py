@@ -249,7 +249,7 @@ def test_a_killed_run_goes_on_with_the_same_table_and_begins_anew_with_another(e
     arguments = [str(pool), str(tmp_path / "new.parquet"), str(clip_snapshot), str(some.path)]
     process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments])
     work = tmp_path / ".new.parquet.work"
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 240
     while len(list(work.glob("shard-*.json"))) < 2 and time.monotonic() < limit:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The settings that every family has: vectors of length 1, means over turned images; and those that none has yet."""
+"""The settings that every family has: vectors of length 1, means over turned images; and those that not all have."""
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +58,7 @@ def test_vectors_of_length_one(pictures, clip_snapshot, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"pooling": "gem"}, {"layer": 3}, {"image_size": 64}, {"trust_remote_code": True}, {"augment": "twist"}],
+    [{"pooling": "max"}, {"layer": 3}, {"image_size": -1}, {"trust_remote_code": True}, {"augment": "twist"}],
     ids=str,
 )
 def test_what_a_family_does_not_take_is_refused(settings, clip_snapshot, tmp_path):

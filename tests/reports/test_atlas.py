@@ -1,4 +1,4 @@
-"""`lookalike atlas`: a table that holds what the run knows of every image, and the command that opens it."""
+"""`lookalike export atlas`: a table that holds what the run knows of every image, and the command that opens it."""
 
 import io
 import shlex
@@ -100,7 +100,7 @@ def test_a_large_pool_is_projected_part_by_part(tmp_path, monkeypatch):
 def test_the_command_writes_pictures_and_says_how_to_open_it(tmp_path, run_command):
     folder = make_run(tmp_path / "a run", targets=2, pool=9)
     (tmp_path / "images" / "pool_003.png").unlink()
-    done = run_command("lookalike", "atlas", folder.path, "--sample", 0, cwd=tmp_path)
+    done = run_command("lookalike", "export", "atlas", folder.path, "--sample", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 targets, 9 of 9 pool images" in done.stdout
     words = shlex.split(done.last_line)

@@ -35,6 +35,21 @@ def test_the_command_writes_it_and_says_where(run_command, tmp_path):
     assert run.gallery.read_bytes() == before, "the same run gives the same page"
 
 
+def test_neighbours_are_in_the_order_of_their_distance(tmp_path):
+    """Also those that were selected by their score from beyond a target's neighbours, which have no rank."""
+    for name, targets in (("one", 1), ("several", 4)):
+        run = make_run(tmp_path / name, targets=targets, pool=40, topn=2, scoring="lda", candidates=3, budget=30)
+        write_gallery(run)
+        found = content(run.gallery)["targets"]
+        ranks = [[pair[2] for pair in target[3]] for target in found]
+        assert any(None in of_target for of_target in ranks)
+        for target, of_target in zip(found, ranks, strict=True):
+            distances = [pair[3] for pair in target[3]]
+            assert distances == sorted(distances)
+            known = [rank for rank in of_target if rank is not None]
+            assert known == sorted(known)
+
+
 def test_nothing_of_the_data_ends_the_script_or_gets_into_the_markup(tmp_path):
     evil = "</script><script>alert(1)</script>&\u2028\u2029<!--"
     run = make_run(tmp_path / "run", pool=2, pool_paths=[evil, "/b.png"], target_paths=["/a.png"], topn=2,
@@ -112,7 +127,7 @@ def test_a_run_without_anything_mined_says_so(tmp_path):
     write_gallery(run)
     html = run.gallery.read_text(encoding="utf-8")
     assert "No pool image was kept for your 4 targets" in html
-    assert '<div class="look"><dt>No row of their own</dt><dd>4</dd>' in html
+    assert '<div class="look"><dt>No image of their own</dt><dd>4</dd>' in html
 
 
 def test_targets_for_which_nothing_was_found_are_there(tmp_path):

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
+from lookalike.neighbors.cuda import halves as cuda_halves
+from lookalike.neighbors.held import Hiding
 from lookalike.selection import halves
 from lookalike.selection.halves import half_means
 
@@ -32,6 +35,7 @@ def by_formula(near, to_targets, visible, weights, k, own):
 @pytest.mark.parametrize("as_targets", [False, True])
 def test_means_are_those_of_the_formula(targets, pool, weighted, as_targets, monkeypatch):
     monkeypatch.setattr(halves, "_AT_A_TIME", 7)
+    monkeypatch.setattr(cuda_halves, "_VALUES", 600)
     random, k = np.random.default_rng(0), 8
     images = targets if as_targets else 45
     near = -np.sort(-random.random((images, pool)).astype(np.float32), axis=1)
@@ -50,6 +54,12 @@ def test_means_are_those_of_the_formula(targets, pool, weighted, as_targets, mon
     # One target is nearer to all than any other: whoever is hidden stands far down in the lists of the visible.
     to_targets[:, : targets // 2] += 2
     visible[0] = np.arange(targets) >= targets // 2
-    found = half_means(near, to_targets, visible, weights, k, own)
-    for one, other in zip(found, by_formula(near, to_targets, visible, weights, k, own), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+    hiding = Hiding(visible, weights)
+    expected = by_formula(near, to_targets, visible, weights, k, own)
+    there = cuda_halves.half_means(
+        torch.tensor(near).double(), torch.tensor(to_targets).double(), torch.tensor(visible), torch.tensor(weights),
+        hiding.means.tolist(), k, None if own is None else torch.tensor(own),
+    )  # fmt: skip
+    for found in (half_means(near, to_targets, hiding, k, own), [one.numpy() for one in there]):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)

@@ -6,8 +6,9 @@ import pytest
 from lookalike.config.schemas import ScoringConfig
 from lookalike.errors import ConfigError, VectorError
 from lookalike.neighbors.search import nearest_neighbors
+from lookalike.selection.choice import BLEND, shared
 from lookalike.selection.filters import OUTCOMES, Outcome
-from lookalike.selection.heldout import Option
+from lookalike.selection.heldout import HeldOut, Option
 from lookalike.selection.scored import select_scored
 from lookalike.tables.embedding_stream import EmbeddingStream
 from support.embeddings import write_embeddings
@@ -26,11 +27,10 @@ def test_auto_finds_what_nearest_does_not():
     assert precision(plain, member) < 0.25
     assert precision(auto, member) > 0.5
     assert auto.served.all()
-    assert auto.choice.option.scoring != "nearest"
+    assert auto.choice.option == BLEND
     # The held-out figures are its reason: every candidate, best first, and nearest is one of them.
     figures = [one.log_rank for one in auto.choice.tried]
     assert figures == sorted(figures)
-    assert auto.choice.option == auto.choice.tried[0].option
     assert Option("nearest", 0) in [one.option for one in auto.choice.tried]
     assert all(0 <= one.found <= 1 and 1 <= one.rank <= len(source) for one in auto.choice.tried)
     # Without the floor it is at least as precise and serves fewer.
@@ -48,8 +48,28 @@ def test_the_held_out_figures_tell_good_options_from_bad_ones():
             scoring=one.option.scoring, components=str(one.option.components or "auto"), budget=50, min_per_target=0
         )
         found[one.option] = precision(select_scored(target, source, given), member)
-    assert found[auto.choice.option] >= max(found.values()) - 0.1
-    assert found[auto.choice.option] > found[Option("nearest", 0)] + 0.3
+    best = auto.choice.tried[0].option
+    assert found[best] >= max(found.values()) - 0.1
+    assert found[best] > found[Option("nearest", 0)] + 0.3
+    free = select_scored(target, source, ScoringConfig(budget=50, min_per_target=0))
+    assert precision(free, member) >= max(found.values()) - 0.05
+
+
+def test_shares_are_those_of_the_typical_ranks():
+    target, source, _ = planted(dimension=140)
+    tried = select_scored(target, source, ScoringConfig(splits=4)).choice.tried
+    weights = {"nearest": 0.0, "density_ratio": 1.0, "lda": 24 / 60}
+    parts = np.array([weights[one.option.scoring] / one.rank ** (24**0.5 / 2) for one in tried])
+    parts[parts < parts.max() / 10] = 0
+    assert [one.share for one in tried] == pytest.approx(parts / parts.sum(), rel=1e-9)
+    assert 2 < np.count_nonzero(parts) < len(parts)
+
+
+def test_nearest_is_used_where_nothing_else_comes_near():
+    near = HeldOut(Option("nearest", 0), np.log(2.0), 0.1, 1.0, 400)
+    for rank, expected in ((9.0, [1.0, 0.0]), (3.0, [0.0, 1.0])):
+        other = HeldOut(Option("density_ratio", 16), np.log(rank), 0.1, 1.0, 400)
+        assert [one.share for one in shared([other, near], 36)] == expected
 
 
 def test_a_part_is_enough_where_there_is_very_much(monkeypatch):

@@ -49,6 +49,21 @@ def test_scores_are_those_of_the_formula(scoring, targets, pool, weighted):
     np.testing.assert_array_equal(found.scores, found.pool_scores[found.rows])
 
 
+@pytest.mark.parametrize("scoring", ["auto", "lda"])
+def test_a_blend_is_the_mean_of_its_scores_on_one_scale(scoring):
+    target, source, _ = planted(dimension=40)
+    found = select_scored(target, source, ScoringConfig(scoring=scoring, splits=3))
+    shares = {one.option: one.share for one in found.choice.tried if one.share}
+    assert found.choice.option.scoring == "blend"
+    assert len(shares) > 1
+    assert sum(shares.values()) == pytest.approx(1)
+    expected = np.zeros(len(source))
+    for (name, components), share in shares.items():
+        scores = by_formula(name, target, source, components, np.ones(len(target)))
+        expected += share * (scores - scores.mean()) / scores.std()
+    np.testing.assert_allclose(found.pool_scores, expected, atol=2e-5)
+
+
 def test_weights_change_nothing_by_their_scale():
     target, source, _ = planted()
     weights = np.arange(len(target)) + 1.0
@@ -117,6 +132,10 @@ def test_a_sample_is_the_background_of_a_large_pool():
         expected = np.sort(targets @ pool[row])[::-1][:50].mean() - near
         assert found.pool_scores[row] == pytest.approx(expected, abs=2e-6)
     assert member[found.kept_rows].mean() > 0.6
+    config.scoring = "auto"
+    blend = select_scored(target, source, config)
+    assert any("random sample of 1000 of 3000" in note for note in blend.notes)
+    assert member[blend.kept_rows].mean() > 0.6
 
 
 def test_excluded_rows_are_as_if_they_were_not_there():

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from lookalike.embedding import card
+from lookalike.embedding import prepare as prepare_module
 from lookalike.embedding.nvjpeg import NvJpegError
 from lookalike.embedding.prepare import CacheLookup, PillowPreparer
 from lookalike.images.decode import DecodeSettings, decode
-from lookalike.images.locate import ReadSettings
+from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import Reason
 from lookalike.images.preprocess import Preprocessing
 
@@ -68,16 +69,16 @@ def make_files(folder):
     return files
 
 
-def preparer(files):
+def preparer(files, reading_threads=1):
     cache = CacheLookup(None, files, 10**6, by_path=True)
     alone = PillowPreparer(files, ENCODER, DECODING, ReadSettings("", 10**6, 0), 10, cache)
-    return card.CardPreparer(alone, ENCODER, DECODING, ReadSettings("", 10**6, 0), 10, cache)
+    return card.CardPreparer(alone, ENCODER, DECODING, ReadSettings("", 10**6, 0), 10, cache, reading_threads)
 
 
-def check_group(files, room):
+def check_group(files, room, reading_threads=1):
     """Every good file has Pillow's pixels, in order; the bad ones have their reasons."""
     Engines.room, Engines.calls = room, 0
-    group = preparer(files)(range(10))
+    group = preparer(files, reading_threads)(range(10))
     assert group.rows == [0, 1, 2, 3, 4, 5, 7, 9]
     assert sorted((row, rejected.reason) for row, rejected in group.rejected) == [
         (6, Reason.NOT_AN_IMAGE),
@@ -87,6 +88,19 @@ def check_group(files, room):
         expected = ENCODER.preprocessing(decode(Path(files[row]).read_bytes(), DECODING).image)
         np.testing.assert_array_equal(pixels, expected)
     assert Engines.calls > 1  # the damaged file was looked for in halves
+
+
+def check_slow_network(files):
+    """Files in a network are asked for side by side: each waits here until another one is asked for, too."""
+    two = threading.Barrier(2)
+
+    def read(path, settings):
+        two.wait(60)
+        return read_bytes(path, settings)
+
+    prepare_module.read_bytes = read
+    check_group(files, room=100, reading_threads=2)
+    prepare_module.read_bytes = read_bytes
 
 
 def check_hanging(files):
@@ -119,5 +133,6 @@ if __name__ == "__main__":
     files = make_files(Path(sys.argv[1]))
     check_group(files, room=100)
     check_group(files, room=2)
+    check_slow_network(files)
     check_hanging(files)
     print("fine")

@@ -1,7 +1,8 @@
 """A run of `embed_images` with a small encoder that logs every image whose forward pass it begins.
 
 Run as a program, so that it can be killed: `python counted_run.py INPUT OUTPUT LOG SHARD_ROWS [SECONDS]`.
-Only the model is replaced; reading, decoding, shards, markers and the final table are the real ones.
+Only the model is replaced; reading, decoding, shards, markers and the final table are the real ones. Its small shards
+are cut into parts towards the end of the input, as large ones are.
 """
 
 import os
@@ -10,7 +11,7 @@ import time
 
 import numpy as np
 
-from lookalike.embedding import images
+from lookalike.embedding import images, shards
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
 from lookalike.images.preprocess import Preprocessing
 
@@ -39,6 +40,7 @@ class CountedEncoder:
 
 if __name__ == "__main__":
     source, output, log, shard_rows, seconds = *sys.argv[1:5], float(sys.argv[5]) if len(sys.argv) > 5 else 0.0
+    shards._LEAST_PART = 1
     images.check_model = lambda *arguments: "test"
     images.open_encoder = lambda *arguments: CountedEncoder(log, seconds)
     images.embed_images(source, output, "CLIP", "tests", batch_size=4, shard_rows=int(shard_rows), cache_dir="off")

@@ -246,8 +246,8 @@ def test_a_review_is_that_of_the_run(drawn_copy, tmp_path):
 def test_a_run_that_did_not_end_is_not_shown_or_reviewed(drawn_copy, run_command, tmp_path):
     RunState("now", str(tmp_path), {}).write(drawn_copy)
     before = drawn_copy.record.read_bytes()
-    for command in ("gallery", "atlas"):
-        done = run_command("lookalike", command, drawn_copy.path, cwd=tmp_path)
+    for command in (["gallery"], ["export", "atlas"]):
+        done = run_command("lookalike", *command, drawn_copy.path, cwd=tmp_path)
         assert done.returncode == 1
         assert f"this run is not finished\n  What to do: finish it: lookalike mine --resume {drawn_copy.path}\n" in (
             done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 import lookalike
 from lookalike.tables.run_folder import RunFolder
-from lookalike.workflow import run as run_module
+from lookalike.workflow import run_steps
 from lookalike.workflow.check import check_run
 from support.counted_run import CountedEncoder
 from support.embeddings import write_embeddings
@@ -24,7 +24,7 @@ def stop(*_, **__):
 def stopped(monkeypatch, step, targets="targets.parquet", pool="pool.parquet", **settings):
     """A run that ends where a step of it begins."""
     with monkeypatch.context() as patch:
-        patch.setattr(f"lookalike.workflow.run.{step}", stop)
+        patch.setattr(f"lookalike.workflow.{step}", stop)
         with pytest.raises(KeyboardInterrupt):
             lookalike.run(targets, pool, run_dir="stopped", **{**PLAIN, **settings})
 
@@ -44,7 +44,7 @@ def test_what_is_embedded_needs_its_images_and_its_table_no_more(place, monkeypa
     vectors = [[1.0, 2.0, float(row)] for row in range(20)]
     write_embeddings(place / "vectors.parquet", vectors, filepaths=paths, who=CountedEncoder.identity)
     lookalike.run("targets.parquet", pool, run_dir="undisturbed", **PLAIN)
-    stopped(monkeypatch, "_draw", pool=pool)
+    stopped(monkeypatch, "run_steps._draw", pool=pool)
     (place / "images").rename(place / "elsewhere")
     (place / "images").mkdir()
     if not pool.startswith("images"):
@@ -60,7 +60,7 @@ def test_what_is_embedded_needs_its_images_and_its_table_no_more(place, monkeypa
 
 
 def test_a_pool_that_was_changed_is_embedded_again_and_must_have_its_images(place, monkeypatch):
-    stopped(monkeypatch, "_draw")
+    stopped(monkeypatch, "run_steps._draw")
     pq.write_table(pa.table({"filepath": ["nowhere/1.png"]}), "pool.parquet")
     with pytest.raises(lookalike.ImagesFailed, match="of the pool are not there"):
         lookalike.resume_run("stopped")
@@ -68,7 +68,7 @@ def test_a_pool_that_was_changed_is_embedded_again_and_must_have_its_images(plac
 
 def test_a_table_in_memory_goes_on_from_the_first_moment(place, monkeypatch):
     table = pq.read_table("targets.parquet")
-    for step in ("_written", "_work"):
+    for step in ("run.write_inputs", "run.work"):
         stopped(monkeypatch, step, targets=table)
         run = lookalike.resume_run("stopped")
         assert run.counts.targets == 3
@@ -77,7 +77,7 @@ def test_a_table_in_memory_goes_on_from_the_first_moment(place, monkeypatch):
 
 
 def test_no_advice_to_go_on_where_that_leads_to_the_same_error(place, monkeypatch):
-    stopped(monkeypatch, "_work", max_per_label=2, scoring="auto")
+    stopped(monkeypatch, "run.work", max_per_label=2, scoring="auto")
     pq.write_table(pq.read_table("targets.parquet").drop_columns("label"), "targets.parquet")
     with pytest.raises(lookalike.ConfigError, match="max_per_label") as error:
         lookalike.resume_run("stopped")
@@ -90,7 +90,7 @@ def test_the_ledger_comes_before_the_report(place, monkeypatch):
         raise lookalike.TableError("another run added an iteration")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "remember", late)
+        patch.setattr(run_steps, "remember", late)
         with pytest.raises(lookalike.TableError, match="another run"):
             lookalike.run("targets.parquet", "pool.parquet", run_dir="stopped", history="ledger.json", **PLAIN)
     assert not Path("stopped/Mining_Report.md").exists()
@@ -123,7 +123,7 @@ def test_an_unfinished_run_is_a_finding_whatever_else_is_there(place):
 
 
 def test_what_could_not_be_packaged_is_logged(place, monkeypatch, caplog):
-    kept = run_module.package_run
+    kept = run_steps.package_run
 
     def package(folder):
         folder.embedding_spec.rename(folder.path / "away")
@@ -131,6 +131,6 @@ def test_what_could_not_be_packaged_is_logged(place, monkeypatch, caplog):
         (folder.path / "away").rename(folder.embedding_spec)
         return lines
 
-    monkeypatch.setattr(run_module, "package_run", package)
+    monkeypatch.setattr(run_steps, "package_run", package)
     lookalike.run("targets.parquet", "pool.parquet", run_dir="run", **PLAIN)
-    assert "WARNING lookalike.workflow.run: not packaged: embedding_spec.yaml" in Path("run/run.log").read_text()
+    assert "WARNING lookalike.workflow.run_steps: not packaged: embedding_spec.yaml" in Path("run/run.log").read_text()

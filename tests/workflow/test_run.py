@@ -137,7 +137,7 @@ def test_one_image_on_each_side(place, capfd):
     settings = RunConfig("one.txt", "one.txt", run_dir="run", filter_by_label="True", cache_dir="off", **NEAREST)
     assert run_state.read_settings(run.folder) == settings
     # The file has every line, the application (here: none that set up logging) only what it would have had.
-    assert "INFO lookalike.workflow.run: embedding the pool: 1 images" in run.folder.log.read_text()
+    assert "INFO lookalike.workflow.run_steps: embedding the pool: 1 images" in run.folder.log.read_text()
     assert "embedding the pool" not in capfd.readouterr().err
 
 
@@ -149,6 +149,14 @@ def test_warnings_of_embedding_reach_summary_record_and_log(place):
     assert words in run.folder.summary.read_text()
     assert run.record.pool.quarantined == {"not_an_image": 1}
     assert "1 images were set aside" in run.folder.log.read_text()
+    assert check_run(run.folder.path) == []
+
+
+def test_one_image_that_is_its_own_target(place):
+    Path("one.txt").write_text(str(place / "images" / "targets_1.png"))
+    run = lookalike.run("one.txt", "one.txt", run_dir="run", cache_dir="off")
+    assert (run.counts.targets, run.counts.unique) == (1, 0)
+    assert "**The mined table is empty**: the only pool image was left out" in run.report.read_text(encoding="utf-8")
     assert check_run(run.folder.path) == []
 
 
@@ -442,7 +450,7 @@ def test_a_run_that_is_stopped_right_after_its_beginning_goes_on(place, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lookalike.workflow.run._written", stop)
+        patch.setattr("lookalike.workflow.run.write_inputs", stop)
         with pytest.raises(KeyboardInterrupt):
             mine(run_dir="stopped")
     caplog.clear()

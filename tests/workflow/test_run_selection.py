@@ -55,7 +55,7 @@ def mined(folder):
 def test_a_run_selects_by_score_and_says_why(place):
     done = run(run_dir="run", topn=2)
     selection = json.loads((place / "run" / "run.json").read_text())["selection"]
-    assert selection["scoring"] in ("nearest", "density_ratio", "lda")
+    assert selection["scoring"] in ("blend", "density_ratio", "lda")
     assert {one["scoring"] for one in selection["tried"]} == {"nearest", "density_ratio", "lda"}
     assert selection["tried"] == sorted(selection["tried"], key=lambda one: one["log_rank"])
     assert errors(done.folder) == []
@@ -270,13 +270,13 @@ def test_a_report_tells_labels_that_do_not_meet_and_a_pool_that_is_barred(place)
 
 
 def test_a_run_that_the_ledger_stopped_is_unfinished(place, monkeypatch):
-    from lookalike.workflow import run as run_module
+    from lookalike.workflow import run_steps
 
     def late(*arguments):
         raise lookalike.TableError("another run", where="ledger")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "remember", late)
+        patch.setattr(run_steps, "remember", late)
         with pytest.raises(lookalike.TableError):
             run(run_dir="run", history="history.json")
     assert not (place / "run" / "Mining_Report.md").exists()
@@ -288,7 +288,9 @@ def test_a_pool_that_is_excluded_as_a_whole(place):
     assert done.counts.unique == 0
     assert any("every row of the pool is" in warning for warning in done.warnings)
     assert errors(done.folder) == []
-    assert done.report.is_file()
+    report = done.report.read_text(encoding="utf-8")
+    assert "were left out before the search" in report
+    assert "every row of the pool is" not in report, "told twice"
 
 
 def test_a_target_in_the_pool_is_left_out_and_that_is_said(place):
@@ -300,18 +302,18 @@ def test_a_target_in_the_pool_is_left_out_and_that_is_said(place):
 
 def test_two_runs_on_one_ledger_never_mine_the_same(place, monkeypatch):
     """The second one adds its iteration while the first one draws; the first one stops, and goes on without it."""
-    from lookalike.workflow import run as run_module
+    from lookalike.workflow import run_steps
 
-    remember = run_module.remember
+    remember = run_steps.remember
 
     def late(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, "remember", remember)
+            patch.setattr(run_steps, "remember", remember)
             run(run_dir="other", history="history.json", topn=2)
         remember(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "remember", late)
+        patch.setattr(run_steps, "remember", late)
         with pytest.raises(lookalike.TableError, match="another run added an iteration"):
             run(run_dir="first", history="history.json", topn=2)
     ledger = json.loads((place / "history.json").read_text())

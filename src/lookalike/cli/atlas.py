@@ -1,4 +1,4 @@
-"""`lookalike atlas`: a run as a table for the program embedding-atlas."""
+"""`lookalike export atlas`: a run as a table for the program embedding-atlas."""
 
 from __future__ import annotations
 

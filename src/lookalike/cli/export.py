@@ -1,4 +1,4 @@
-"""`lookalike export`: the mined images of a run as rows that training and other programs read."""
+"""`lookalike export`: the mined images of a run, or vectors, as training and other programs read them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lookalike.cli.atlas import atlas
 from lookalike.config.schemas import RunConfig
 
 if TYPE_CHECKING:
     from lookalike.workflow.export import Export
+    from lookalike.workflow.interchange import Exported
 
-app = typer.Typer(help="Mined images as rows for training, or for another program.", no_args_is_help=True)
+app = typer.Typer(help="Mined images, or vectors, for training and for other programs.", no_args_is_help=True)
+app.command()(atlas)
 
 _HELP = {name: field.metadata["help"] for name, field in RunConfig.__dataclass_fields__.items()}
 _Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, or a mined table; mined_reviewed.parquet comes first.")
+]
+_Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TABLE", help="An embedding table (a file or a folder), or a run folder: then its mined images."
+    ),
 ]
 _File = Annotated[Path, typer.Option("--out", help="The file to write.")]
 _Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -78,12 +87,13 @@ def fiftyone(
     run: _Run,
     out: Annotated[Path, typer.Option("--out", help="The dataset folder to write.")],
     relative_to: _RelativeTo = "",
+    vectors: Annotated[bool, typer.Option("--vectors", help="Put the vectors into the field `embedding`.")] = False,
     force: _Force = False,
 ) -> None:
     """A dataset folder that FiftyOne imports, with tags, labels, target, rank, distance and score."""
     from lookalike.workflow.export import export_fiftyone
 
-    _show(export_fiftyone(run, out, relative_to=relative_to, force=force))
+    _show(export_fiftyone(run, out, relative_to=relative_to, vectors=vectors, force=force))
     folder = f", rel_dir={str(Path(relative_to).absolute())!r}" if relative_to else ""
     print("Open it (pip install fiftyone):")
     code = (
@@ -92,6 +102,32 @@ def fiftyone(
         "fo.launch_app(dataset).wait()"
     )
     print(shlex.join(["python", "-c", code]))
+
+
+@app.command()
+def numpy(
+    table: _Source, out: Annotated[Path, typer.Option("--out", help="The folder to write.")], force: _Force = False
+) -> None:
+    """Vectors as a NumPy array: embeddings.npy, with rows.csv (paths and other columns) and encoder.json beside it."""
+    from lookalike.workflow.interchange import export_numpy
+
+    _show_vectors(export_numpy(table, out, force=force))
+
+
+@app.command()
+def lance(
+    table: _Source,
+    out: Annotated[Path, typer.Option("--out", help="The dataset to write; its name ends in .lance.")],
+    force: _Force = False,
+) -> None:
+    """Vectors as a Lance dataset, which LanceDB opens as a table (pip install 'lookalike[lance]')."""
+    from lookalike.workflow.interchange import export_lance
+
+    _show_vectors(export_lance(table, out, force=force))
+
+
+def _show_vectors(done: Exported) -> None:
+    print(f"Written:  {done.rows} vectors of {done.dimension} dimensions to {done.path}")
 
 
 def _show(export: Export) -> None:

@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import atlas, cache, calibrate, check, export, gallery, history, hook, mine, skill, tune, why
+from lookalike.cli import (
+    atlas,
+    cache,
+    calibrate,
+    check,
+    encoders,
+    export,
+    gallery,
+    history,
+    hook,
+    import_,
+    mine,
+    skill,
+    tune,
+    why,
+)
 from lookalike.cli.status import end_on_sigterm, escape_foreign_letters, report_errors, set_up_logging
 
 app = typer.Typer(
@@ -21,20 +36,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache.app, name="cache")
+app.add_typer(encoders.app, name="encoders")
 app.add_typer(history.app, name="history")
 app.add_typer(export.app, name="export")
 for command in (
     mine.mine,
     gallery.gallery,
+    atlas.atlas,
     gallery.review,
     gallery.view,
-    atlas.atlas,
     check.check,
     why.why,
     calibrate.calibrate,
     tune.tune,
 ):
     app.command()(command)
+app.command("import")(import_.import_)
 app.add_typer(skill.app, name="skill")
 # A hook never fails: what it does not know is let pass.
 app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(hook.hook)

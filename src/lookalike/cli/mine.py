@@ -16,9 +16,9 @@ from lookalike.errors import ConfigError, MissingSetting
 
 if TYPE_CHECKING:
     from lookalike.tables.run_folder import InputRecord, RunRecord
-    from lookalike.workflow.run import RunResult
     from lookalike.workflow.run_inputs import Side
     from lookalike.workflow.run_plan import RunPlan
+    from lookalike.workflow.run_steps import RunResult
     from lookalike.workflow.yield_ladder import Forecast
 
 _HELP = {name: field.metadata["help"] for name, field in RunConfig.__dataclass_fields__.items()}
@@ -71,12 +71,12 @@ def mine(
         "topn": topn, "knn_metric": metric, "filter_by_label": by_label, "device": device,
         "images_root": images_root, "light": light, "image_ext": image_ext,
     }  # fmt: skip
-    words = _words(named, settings or [])
+    words = key_values(named, settings or [])
     if not report_errors(lambda: _mine(words, spec, resume, cfg, dry_run)):
         raise typer.Exit(1)
 
 
-def _words(named: dict[str, Any], settings: list[str]) -> list[str]:
+def key_values(named: dict[str, Any], settings: list[str]) -> list[str]:
     """All settings of the command line as `key=value`, each at most once."""
     words = [f"{key}={value}" for key, value in named.items() if value is not None]
     words += settings
@@ -154,7 +154,7 @@ def _show(result: RunResult, *, now: bool = True) -> None:
     record, counts = result.record, result.counts
     for name, side in (("Targets", record.targets), ("Pool", record.pool)):
         print(f"{name + ':':<10} {_side(side, now=now)}")
-    print(f"Mined:     {counts.unique} images, {how_chosen(record)}")
+    print(f"Mined:     {counts.unique} images" + (f", {how_chosen(record)}" if counts.unique else ""))
     if result.warnings:
         print(f"Warnings:  {len(result.warnings)}, in {result.folder.summary}")
     print(f"Report:    {result.report}")

@@ -27,6 +27,8 @@ DIVERSITY_METHODS = ("mmr", "facility_location")
 SCORINGS = ("auto", "nearest", "density_ratio", "lda")
 #: The largest cosine distance.
 MOST_COSINE = 2.0
+#: Columns of a box, where `crop` is on and names no others.
+BOX_COLUMNS = ("x", "y", "w", "h")
 #: Help of the device of a search.
 SEARCH_DEVICE = (
     "where to search: auto (the processor, or the first CUDA GPU for a large search), cpu, cuda, cuda:1, or several "
@@ -60,43 +62,59 @@ class ImageEmbeddingsConfig:
         "a text file of paths, or a folder of images",
     )
     output_parquet: str = setting(MISSING, "where the embedding table goes; parent folders are made")
-    model: str = setting(MISSING, "CLIP, SigLIP or timm")
+    model: str = setting(
+        MISSING,
+        "the family: CLIP, SigLIP, SigLIP2, DINOv2, DINOv3, C-RADIO, timm, OpenCLIP, TAO; auto: as the model's own "
+        "config.json says",
+    )
     model_path: str = setting(
-        MISSING, "Hugging Face id, local snapshot folder, or (timm) a model name or a checkpoint file"
+        MISSING,
+        "Hugging Face id, local snapshot folder, a TAO checkpoint (.pth, .ckpt), a checkpoint file with architecture, "
+        "or (timm) a model name",
     )
     model_config_path: str = setting("", "training spec of a TAO checkpoint (.pth, .ckpt); ignored with anything else")
     batch_size: int = setting(64, "images per forward pass")
-    architecture: str = setting("", "timm model name; needed when model_path is a checkpoint file")
+    architecture: str = setting(
+        "", "timm, OpenCLIP: the library's name of the model; needed when model_path is a checkpoint file"
+    )
     pooling: str = setting(
         "model",
-        "how tokens or feature maps become one vector: model: as the model does; cls, mean or gem where the family "
-        "allows it (none of this version does)",
+        "how tokens or feature maps become one vector: model: as the model does; cls: the class token; mean, gem: the "
+        "mean or generalised mean of the patches, where the family allows it",
     )
     layer: int = setting(
-        -1, "the block whose output is pooled, counted from 0; -1: the last (no family of this version has others)"
+        -1,
+        "DINOv2, DINOv3, timm: the block (of a convolutional model: the stage) whose output is pooled, counted from 0; "
+        "-1: the last",
     )
     normalize: str = setting(
         "auto", "vectors of length 1: auto: as the family's reference (only TAO checkpoints are); true; false"
     )
     image_size: int = setting(
         0,
-        "side of the model's input in pixels, with interpolated positions; 0: the model's own (no "
-        "family of this version has others)",
+        "side of the model's input in pixels, with interpolated positions, in steps of its patch; 0: the model's own. "
+        "SigLIP2 NaFlex: as many patches as a square of this side has",
     )
     augment: str = setting(
         "none", "the vector is the mean over turned images: none; flip: and its mirror image; rot90: four quarter turns"
     )
+    crop: str = setting(
+        "false",
+        "true: every row is a part of its file, the box of its columns x, y, w, h (pixels from the left upper corner); "
+        "or the names of four columns: crop=left,top,width,height",
+    )
     trust_remote_code: bool = setting(
         False,
-        "whether Python code that comes with a model may run; no family of this version runs any, true is refused",
+        "true: the Python code that comes with the model runs on this machine; only for C-RADIO models that "
+        "transformers cannot load by itself",
     )
     device: str = setting(
         "auto", "auto (every CUDA device, one process each), cpu, cuda, cuda:N, mps, or several with commas"
     )
     precision: str = setting(
         "fp32",
-        "fp32: as the reference; bf16, fp16; auto: bf16 for CLIP and SigLIP where the processor or GPU has it (1.5 to "
-        "2 times as fast on a CPU, cosine to fp32 at least 0.9999), fp32 otherwise",
+        "fp32: as the reference; bf16, fp16; auto: bf16 for CLIP, SigLIP and SigLIP2 where the processor or GPU has "
+        "it (1.5 to 2 times as fast on a CPU, cosine to fp32 at least 0.9999), fp32 otherwise",
     )
     runtime: str = setting(
         "torch",
@@ -158,6 +176,7 @@ class ImageEmbeddingsConfig:
         at_least("image_size", self.image_size, 0)
         one_of("normalize", str(self.normalize).strip().lower(), ("auto", *TRUE_WORDS, *FALSE_WORDS))
         one_of("augment", self.augment, AUGMENTS)
+        box_columns(self.crop)
         one_of("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         one_of("runtime", self.runtime, ("torch", "openvino", "auto"))
         one_of("decoder", self.decoder, ("auto", "pillow", "nvjpeg"))
@@ -261,10 +280,11 @@ class ScoringConfig:
     scoring: str = setting(
         "auto",
         "nearest: by rank among the targets' neighbours; density_ratio: like the targets and unlike the rest of the "
-        "pool; lda: like the mean of the targets; auto: what finds hidden targets again best",
+        "pool; lda: like the mean of the targets; auto: a blend of what finds hidden targets again",
     )
     components: str = setting(
-        "auto", "leading components of the pool that density_ratio and lda look at; auto: tries 16, 32, 64, 128 and 256"
+        "auto",
+        "leading components of the pool that density_ratio and lda look at; auto: blends 16, 32, 64, 128 and 256",
     )
     topn: int = setting(5, "neighbours per target that set the budget where none is given")
     knn_metric: str = setting("cosine", "of distances and ranks: euclidean, cosine or manhattan")
@@ -541,6 +561,7 @@ class RunConfig:
     normalize: str = same(ImageEmbeddingsConfig, "normalize")
     image_size: int = same(ImageEmbeddingsConfig, "image_size")
     augment: str = same(ImageEmbeddingsConfig, "augment")
+    crop: str = same(ImageEmbeddingsConfig, "crop")
     trust_remote_code: bool = same(ImageEmbeddingsConfig, "trust_remote_code")
     precision: str = same(ImageEmbeddingsConfig, "precision")
     runtime: str = same(ImageEmbeddingsConfig, "runtime")
@@ -571,6 +592,7 @@ class RunConfig:
     def validate(self) -> None:
         """Refuse what cannot be right, before any work starts."""
         self.embedding("", "").validate()
+        box_columns(self.crop)
         self.mining("", "", "").validate()
         self.barring().validate()
         at_least("iteration", self.iteration, 0)
@@ -580,8 +602,8 @@ class RunConfig:
             raise ConfigError(f"image_ext={self.image_ext!r} is not possible", hint="it begins with a dot, like .png")
 
     def embedding(self, input_parquet: str, output_parquet: str) -> ImageEmbeddingsConfig:
-        """The settings of the embedding step of one side."""
-        mine = {f.name for f in fields(self)}
+        """The settings of the embedding step of one side, whose paths have their boxes already."""
+        mine = {f.name for f in fields(self)} - {"crop"}
         shared = {f.name: getattr(self, f.name) for f in fields(ImageEmbeddingsConfig) if f.name in mine}
         return ImageEmbeddingsConfig(input_parquet=input_parquet, output_parquet=output_parquet, **shared)
 
@@ -699,6 +721,19 @@ def settings_of(schema: type) -> list[Setting]:
         for f in fields(schema)
         if f.default is not NO_DEFAULT
     ]
+
+
+def box_columns(crop: str) -> tuple[str, ...]:
+    """The four columns that the setting `crop` names; none where it is off."""
+    word = str(crop).strip()
+    if word.lower() in FALSE_WORDS:
+        return ()
+    if word.lower() in TRUE_WORDS:
+        return BOX_COLUMNS
+    columns = tuple(name.strip() for name in word.split(","))
+    if len(columns) != len(BOX_COLUMNS) or not all(columns):
+        raise ConfigError(f"crop={crop!r} is not possible", hint="use true, false, or four columns: crop=x,y,w,h")
+    return columns
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -46,6 +46,7 @@ from lookalike.embedding.cache_database import (
 )
 from lookalike.embedding.cache_folder import evict, folder_bytes
 from lookalike.encoders.identity import EncoderIdentity
+from lookalike.tables.boxes import Box, split_box
 
 log = logging.getLogger(__name__)
 
@@ -86,13 +87,14 @@ def cache_key(identity: EncoderIdentity) -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def content_digest(data: bytes) -> bytes:
-    """Hash the bytes of an image file.
+def content_digest(data: bytes, box: Box | None = None) -> bytes:
+    """Hash the bytes of an image file and, where only a part of it is the image, the part.
 
     The first 16 bytes of SHA-256: among a billion files the chance that any two share them is 1 in 10**21. Today's
     processors have instructions for it, which makes it 2.4 times faster than BLAKE2b.
     """
-    return hashlib.sha256(data, usedforsecurity=False).digest()[:16]
+    digest = hashlib.sha256(data, usedforsecurity=False).digest()[:16]
+    return digest if box is None else content_digest(digest + str(box).encode())
 
 
 class FileStamp(NamedTuple):
@@ -103,14 +105,14 @@ class FileStamp(NamedTuple):
 
     @classmethod
     def of(cls, filepath: str) -> FileStamp | None:
-        """Stamp a file; None for a URL, for what is not there, and for a file changed in the last two seconds.
+        """Stamp the file of a path; None for a URL, for what is not there, and for one changed in the last two seconds.
 
         Such a young file may change again and keep its stamp, so it is known by content only.
         """
         if "://" in filepath:
             return None
         try:
-            found = os.stat(filepath)  # noqa: PTH116 - a Path per file of a large pool costs more than its stat
+            found = os.stat(split_box(filepath)[0])  # noqa: PTH116 - a Path per file of a large pool costs more than its stat
         except (OSError, ValueError):  # ValueError: a null byte
             return None
         settled = 0 <= found.st_mtime_ns <= time.time_ns() - _SETTLED_NS

@@ -1,7 +1,7 @@
 """Decoding and preprocessing on a CUDA device, a group of images at a time; the pixels are Pillow's, byte for byte.
 
 Plain JPEG files (see `nvjpeg.plain_layout`) are decoded by the GPU's JPEG engines, and go through libjpeg's and
-Pillow's arithmetic on the GPU. All others are prepared by Pillow and join them there.
+Pillow's arithmetic on the GPU. All others, and parts of files, are prepared by Pillow and join them there.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def _obstacle(encoder: Encoder) -> str:
         from lookalike.embedding.kernels import FILTERS, preprocess
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    if encoder.preprocessing.resample not in FILTERS:
-        return f"the model's resize filter (Pillow's number {encoder.preprocessing.resample}) is not known there"
+    if not encoder.preprocessing.is_plain or encoder.preprocessing.resample not in FILTERS:
+        return f"the model's resize ({encoder.preprocessing.resize_name}) is not known there"
     try:
         with torch.inference_mode(), torch.cuda.device(encoder.device):
             decoder = Decoder()
@@ -133,6 +133,8 @@ class CardPreparer:
         Images of a group.
     cache:
         Where vectors may be known from.
+    reading_threads:
+        Files that are read at a time: one where they lie on a disk, several where they come over a network.
     """
 
     #: One decodes, one reads files, and one is between the two.
@@ -147,10 +149,12 @@ class CardPreparer:
         reading: ReadSettings,
         batch_size: int,
         cache: CacheLookup,
+        reading_threads: int = 1,
     ) -> None:
         import torch
 
         self.group_size = batch_size
+        self._reading_threads = reading_threads
         self.alone = alone
         self.begin, self.forget = cache.begin, cache.forget
         self._cache = cache
@@ -161,8 +165,8 @@ class CardPreparer:
         # Of high priority: its small steps go before the model's large ones.
         self._stream = torch.cuda.Stream(encoder.device, priority=-1)  # type: ignore[no-untyped-call]
         self._decoders = _tried.pop(encoder.device, [])
-        # One reads at a time: threads that read side by side take Python's lock from each other at every step, and
-        # are slower together than one alone. And one works on the card: a second was not faster beside the model.
+        # One reads at a time: threads that read a disk side by side take Python's lock from each other at every step,
+        # and are slower together than one alone. And one works on the card: a second was not faster beside the model.
         self._reading, self._working = _Turn(), _Turn()
 
     def __call__(self, rows: Sequence[int]) -> Group:
@@ -189,12 +193,9 @@ class CardPreparer:
         """Read what the cache does not know: the files for the card, and those for Pillow."""
         files: list[_File] = []
         others: list[tuple[int, bytes]] = []
-        for row in rows:
+        for row, data in self._fetched(rows, group):
             try:
-                data = self._cache.find_or_read(row, self._bounds, group)
-                if data is None:
-                    continue
-                layout = plain_layout(data, self._decoding.max_pixels)
+                layout = None if self.alone.is_part(row) else plain_layout(data, self._decoding.max_pixels)
                 if layout is None:
                     others.append((row, data))
                     continue
@@ -205,6 +206,29 @@ class CardPreparer:
             except ImageRejected as rejected:
                 group.rejected.append((row, rejected))
         return files, others
+
+    def _fetched(self, rows: Sequence[int], group: Group) -> Iterator[tuple[int, bytes]]:
+        """The bytes of the files that the cache does not know; of files in a network, several at a time."""
+
+        def fetch(row: int) -> tuple[int, bytes | None, Group]:
+            one = Group()
+            try:
+                return row, self._cache.find_or_read(row, self._bounds, one), one
+            except ImageRejected as rejected:
+                one.rejected.append((row, rejected))
+                return row, None, one
+
+        threads = self._reading_threads
+        fetched = (
+            map(fetch, rows)
+            if threads == 1
+            # Without a time limit here: the engine has one for the group.
+            else read_ahead(fetch, rows, threads=threads, ahead=threads, time_limit=math.inf, on_timeout=fetch)
+        )
+        for row, data, one in fetched:
+            group.add(one)
+            if data is not None:
+                yield row, data
 
     def _on_card(self, files: list[_File], others: list[tuple[int, bytes]]) -> list[_Part]:
         """Decode and preprocess files; where one is damaged or memory runs out, in halves, and at last by Pillow."""
@@ -269,11 +293,9 @@ class CardPreparer:
         for one in read_ahead(
             prepare, files, threads=threads, ahead=2 * threads, time_limit=math.inf, on_timeout=prepare
         ):
-            group.rejected += one.rejected
-            group.clipped += one.clipped
-            group.seen.update(one.seen)
             if one.pixels is not None:
                 parts.append((one.rows, torch.as_tensor(one.pixels).to(self._encoder.dtype)))
+            group.add(one)
         return parts
 
 

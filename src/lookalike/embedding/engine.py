@@ -109,7 +109,7 @@ class Job:
     on_begin: Callable[[range], None]
 
 
-def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
+def embed(job: Job, spans: Iterable[range], stages: Stages) -> Iterator[Shard]:
     """Embed the given spans of rows and yield a shard for each, in order.
 
     Every batch but the last of a shard is full. What the preparer has in flight and two batches are held beside the
@@ -120,20 +120,22 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
     job:
         Inputs and settings.
     spans:
-        Rows to embed, ascending and disjoint.
+        Rows to embed, ascending and disjoint; the next is asked for while the one before it waits for the model.
     stages:
         Filled on the way.
     """
     step = job.preparer.group_size
+    begun: deque[range] = deque()
 
-    def begin(span: range) -> None:
+    def begin(span: range) -> range:
         job.on_begin(span)
         job.preparer.begin(span)
+        return span
 
     def groups() -> Iterator[range]:
         # A span is begun while the one before it is embedded: looking at ten thousand files takes a while.
-        begun = read_ahead(begin, spans, threads=1, ahead=1, time_limit=math.inf, on_timeout=begin)
-        for span, _ in zip(spans, begun, strict=True):
+        for span in read_ahead(begin, spans, threads=1, ahead=1, time_limit=math.inf, on_timeout=begin):
+            begun.append(span)
             yield from (span[first : first + step] for first in range(0, len(span), step))
 
     def give_up(rows: Sequence[int]) -> Group:
@@ -154,21 +156,22 @@ def embed(job: Job, spans: Sequence[range], stages: Stages) -> Iterator[Shard]:
         time_limit=job.time_limit * (_GROUP_LIMITS if step > 1 else 1), on_timeout=give_up,
     )  # fmt: skip
     with contextlib.closing(prepared):
-        yield from _build(job, spans, prepared, stages)
+        yield from _build(job, begun, prepared, stages)
 
 
-def _build(job: Job, spans: Sequence[range], prepared: Iterator[Group], stages: Stages) -> Iterator[Shard]:
-    """Make shards of the groups, as they come."""
+def _build(job: Job, begun: deque[range], prepared: Iterator[Group], stages: Stages) -> Iterator[Shard]:
+    """Make shards of the groups, as they come; a span is in `begun` before its first group comes."""
     step = job.preparer.group_size
     done = 0
     before: _Building | None = None
     try:
-        for span in spans:
+        while (group := _next(prepared, stages)) is not None:
+            span = begun.popleft()
             building = _Building(job, span, stages)
             for first in range(0, len(span), step):
-                started = time.perf_counter()
-                group = next(prepared)
-                stages.waiting += time.perf_counter() - started
+                if first:
+                    group = _next(prepared, stages)
+                    assert group is not None
                 building.add(group)
                 rows = span[first : first + step]
                 job.preparer.forget(rows)
@@ -186,6 +189,14 @@ def _build(job: Job, spans: Sequence[range], prepared: Iterator[Group], stages: 
         raise
     if before is not None:
         yield before.finish()
+
+
+def _next(prepared: Iterator[Group], stages: Stages) -> Group | None:
+    """The next group, or None after the last."""
+    started = time.perf_counter()
+    group = next(prepared, None)
+    stages.waiting += time.perf_counter() - started
+    return group
 
 
 class _Building:
@@ -290,11 +301,7 @@ def _joined(groups: Iterable[Group]) -> Group:
     pixels: list[Pixels] = []
     for group in groups:
         whole.rows += group.rows
-        whole.rejected += group.rejected
-        whole.clipped += group.clipped
-        whole.known += group.known
-        whole.reused += group.reused
-        whole.seen.update(group.seen)
+        whole.add(group)
         if group.pixels is not None:
             pixels.append(group.pixels)
     if pixels:

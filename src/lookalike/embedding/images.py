@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,27 +13,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.config.schemas import ImageEmbeddingsConfig, box_columns
 from lookalike.embedding.card import check_card
-from lookalike.embedding.engine import Shard, Stages
-from lookalike.embedding.loop import Counts, Work, open_sources, refuse_bad_image, run_loop
+from lookalike.embedding.engine import Stages
+from lookalike.embedding.loop import Counts, DeviceShare, Work, fitting, open_sources, refuse_bad_image, run_loop
 from lookalike.embedding.remembered import open_encoder
 from lookalike.embedding.retry import count_quarantined
 from lookalike.embedding.reuse import EarlierTable, Source
-from lookalike.embedding.shards import Plan, Workplace, digest_of
-from lookalike.embedding.workers import Workers
+from lookalike.embedding.shards import Plan, Spans, Workplace, digest_of
+from lookalike.embedding.workers import Crew
 from lookalike.encoders.base import Encoder
 from lookalike.encoders.identity import EncoderIdentity
-from lookalike.encoders.load import check_model, check_runtime, choose_devices
+from lookalike.encoders.load import check_model, check_runtime, choose_devices, guess_devices
 from lookalike.errors import ImagesFailed
 from lookalike.images.locate import check_root
-from lookalike.images.outcome import QuarantinedImage, Reason, count_reasons, quarantine_table
+from lookalike.images.outcome import QuarantinedImage, count_reasons, quarantine_table
 from lookalike.progress import progress
 from lookalike.tables.atomic import atomic_path, check_output
+from lookalike.tables.boxes import with_boxes
 from lookalike.tables.embedding_table import EmbeddingTableWriter
-from lookalike.tables.image_table import Filepaths, name_of, read_image_table
+from lookalike.tables.image_table import Filepaths, may_have_more_rows, name_of, read_image_table
 from lookalike.tables.pair_table import sibling, write_table
-from lookalike.tables.vectors import lost_in
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class EmbeddingResult:
         What limited it: ``decode-bound`` or ``compute-bound``.
     warnings:
         What changes the meaning of the result.
+    shares:
+        What each device did.
     """
 
     path: Path
@@ -84,6 +87,7 @@ class EmbeddingResult:
     seconds: float
     limit: str
     warnings: tuple[str, ...]
+    shares: tuple[DeviceShare, ...] = ()
 
 
 def embed_images(
@@ -100,6 +104,7 @@ def embed_images(
     normalize: str = _Config.normalize,
     image_size: int = _Config.image_size,
     augment: str = _Config.augment,
+    crop: str | bool = _Config.crop,
     trust_remote_code: bool = _Config.trust_remote_code,
     device: str = _Config.device,
     precision: str = _Config.precision,
@@ -152,19 +157,22 @@ def embed_images(
     """
     settings = ImageEmbeddingsConfig(
         name_of(input_parquet), str(output_parquet), model, model_path, model_config_path, batch_size,
-        architecture, pooling, layer, normalize, image_size, augment, trust_remote_code,
+        architecture, pooling, layer, normalize, image_size, augment, str(crop), trust_remote_code,
         device, precision, runtime, decoder, on_error, exif, bit_depth, max_pixels, shard_rows,
         max_bytes, root, retries, time_limit, cache_dir, cache_bytes, verify,
         str(reuse), retry_quarantined, embedding_dtype,
     )  # fmt: skip
-    devices, sources = check_embedding(settings)
+    sources = _check_settings(settings)
     output = Path(output_parquet)
     given = (settings.input_parquet,) if isinstance(input_parquet, str | Path) else ()
-    for written in (output, sibling(output, "_quarantine")):
-        check_output(written, inputs=(*given, *((settings.reuse,) if settings.reuse else ())))
-    table = read_image_table(input_parquet)
-    encoder = open_encoder(settings, devices[0], [Filepaths(table)])
-    return _embed_table(table, encoder, devices, settings, sources)
+    large = may_have_more_rows(input_parquet, settings.shard_rows)
+    with Crew(settings, guess_devices(settings.device, settings.runtime) if large else ()) as crew:
+        devices = _choose_devices(settings)
+        for written in (output, sibling(output, "_quarantine")):
+            check_output(written, inputs=(*given, *((settings.reuse,) if settings.reuse else ())))
+        table = _read_images(input_parquet, settings)
+        encoder = open_encoder(settings, devices[0], [Filepaths(table)])
+        return _embed_table(table, encoder, _Devices(devices, crew), settings, sources)
 
 
 def check_embedding(settings: ImageEmbeddingsConfig) -> tuple[list[str], list[Source]]:
@@ -175,14 +183,24 @@ def check_embedding(settings: ImageEmbeddingsConfig) -> tuple[list[str], list[So
     devices, sources:
         Where to embed, and the earlier tables that vectors are taken from.
     """
+    sources = _check_settings(settings)
+    return _choose_devices(settings), sources
+
+
+def _check_settings(settings: ImageEmbeddingsConfig) -> list[Source]:
+    """Refuse what can be refused without torch; return the earlier tables that vectors are taken from."""
     settings.validate()
     check_root(settings.root)
     check_model(settings)
     check_runtime(settings.runtime, settings.device, settings.precision)
-    sources = open_sources(settings)
+    return open_sources(settings)
+
+
+def _choose_devices(settings: ImageEmbeddingsConfig) -> list[str]:
+    """Where to embed."""
     devices = choose_devices(settings.device, settings.runtime)
     check_card(settings, devices[0])
-    return devices, sources
+    return devices
 
 
 def embed_with(encoder: Encoder, settings: ImageEmbeddingsConfig) -> EmbeddingResult:
@@ -191,13 +209,34 @@ def embed_with(encoder: Encoder, settings: ImageEmbeddingsConfig) -> EmbeddingRe
     A run that embeds two tables loads its model once.
     """
     devices, sources = check_embedding(settings)
-    return _embed_table(read_image_table(settings.input_parquet), encoder, devices, settings, sources)
+    with Crew(settings, ()) as crew:
+        table = _read_images(settings.input_parquet, settings)
+        return _embed_table(table, encoder, _Devices(devices, crew), settings, sources)
+
+
+def _read_images(given: Any, settings: ImageEmbeddingsConfig) -> pa.Table:
+    """The image table, with the boxes of its columns in its paths where `crop` is on."""
+    table = read_image_table(given)
+    columns = box_columns(settings.crop)
+    return with_boxes(table, columns, name_of(given)) if columns else table
+
+
+@dataclass(frozen=True)
+class _Devices:
+    """All devices by name, and the processes of all but the first."""
+
+    names: Sequence[str]
+    crew: Crew
+
+    def for_rows(self, rows: int, shard_rows: int) -> list[str]:
+        """As many as there are whole shards to do: a device is worth its start only then."""
+        return list(self.names[: max(1, math.ceil(rows / shard_rows))])
 
 
 def _embed_table(
     table: pa.Table,
     encoder: Encoder,
-    devices: Sequence[str],
+    devices: _Devices,
     settings: ImageEmbeddingsConfig,
     sources: Sequence[Source],
 ) -> EmbeddingResult:
@@ -213,36 +252,52 @@ def _embed_table(
     ):
         return _nothing_to_retry(sources[0].table, len(hashes[0]), warnings)
     del hashes
-    stages = Stages()
-    started = time.perf_counter()
+    started, clock = time.time(), time.perf_counter()
     plan = _plan(filepaths, encoder, settings, sources)
-    with Workplace(output, plan, filepaths, settings.shard_rows) as workplace:
-        work = Work(settings, filepaths, sources, min(len(devices), max(1, len(workplace.pending()))))
-        counts = _run(work, encoder, devices, workplace, plan, stages)
-        seconds = time.perf_counter() - started
+    with Workplace(output, plan, filepaths, settings.shard_rows, settings.batch_size) as workplace:
+        if settings.on_error == "raise" and (bad := next(workplace.quarantined(), None)):
+            refuse_bad_image(bad)
+        loop = _run(Work(settings, filepaths, sources), encoder, devices, workplace, plan)
+        seconds = time.perf_counter() - clock
         if sources:
             names = " and ".join(source.table.path for source in sources)
-            log.info("%d vectors were reused from %s", counts.reused, names)
-        return _assemble(table, encoder, workplace, settings, _Loop(counts, seconds, stages, tuple(warnings)))
+            log.info("%d vectors were reused from %s", loop.counts.reused, names)
+        shares = tuple(DeviceShare.of(device, counts, started) for device, counts in loop.shares)
+        result = _assemble(table, encoder, workplace, settings, loop)
+    return replace(result, seconds=seconds, shares=shares, warnings=(*warnings, *result.warnings))
 
 
-def _run(
-    work: Work, encoder: Encoder, devices: Sequence[str], workplace: Workplace, plan: Plan, stages: Stages
-) -> Counts:
-    """Embed what is pending: every device its share of the shards, the first one here."""
+@dataclass(frozen=True)
+class _Loop:
+    """What the embedding loop did: all in all, and each device; and what limited it."""
+
+    counts: Counts
+    shares: Sequence[tuple[str, Counts]]
+    limit: str
+
+
+def _run(work: Work, encoder: Encoder, devices: _Devices, workplace: Workplace, plan: Plan) -> _Loop:
+    """Embed what is pending: every device takes shards until none is left, the first one here."""
     pending = workplace.pending()
-    shares = [(device, pending[number :: work.devices]) for number, device in enumerate(devices[: work.devices])]
-    if len(shares) > 1:
-        log.info("working on %s, with a process each", ", ".join(devices[: work.devices]))
     total = sum(map(len, pending))
-    with (
-        progress("embedding", total, "images", note=lambda: stages.limit) as advance,
-        Workers(work, plan, shares[1:]) as workers,
-    ):
-        mine = shares[0][1]
-        counts = run_loop(work, encoder, workplace, mine, lambda done: advance(done + workers.done), stages)
-        counts.add(workers.wait(lambda done: advance(counts.images + done)))
-    return counts
+    names = devices.for_rows(total, work.settings.shard_rows)
+    if len(names) > 1:
+        log.info("working on %s, with a process each", ", ".join(names))
+    work = replace(work, devices=len(names))
+    crew, spans, stages = devices.crew, Spans(pending), Stages()
+    crew.begin(names, work, plan, spans)
+    with progress("embedding", total, "images", note=lambda: stages.limit) as advance:
+        mine = run_loop(
+            work, encoder, workplace, spans.all_for("first"), lambda done: advance(done + crew.done), stages
+        )
+        crew.wait(lambda done: advance(mine.images + done))
+    shares = [(names[0], mine), *crew.reports()]
+    counts = Counts()
+    for _, share in shares:
+        counts.add(share)
+    if len(shares) > 1:
+        log.info("embedded: %s", ", ".join(f"{share.images} by {name}" for name, share in shares))
+    return _Loop(counts, shares, stages.limit)
 
 
 def _nothing_to_retry(finished: EarlierTable, rows: int, warnings: Sequence[str]) -> EmbeddingResult:
@@ -253,16 +308,6 @@ def _nothing_to_retry(finished: EarlierTable, rows: int, warnings: Sequence[str]
         path, tuple(pq.read_schema(path).names), rows, (), None, finished.identity, 0, 0, 0, 0.0, Stages().limit,
         tuple(warnings),
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Loop:
-    """What the embedding loop did: its counts, its seconds and where they went, warnings."""
-
-    counts: Counts
-    seconds: float
-    stages: Stages
-    warnings: tuple[str, ...]
 
 
 def _plan(
@@ -280,7 +325,6 @@ def _plan(
             "max_bytes": settings.max_bytes,
             "root": settings.root,
             "time_limit": settings.time_limit,
-            "on_error": settings.on_error,
             "reuse": [source.table.state() for source in sources],
         },
     )
@@ -290,14 +334,14 @@ def _assemble(
     table: pa.Table, encoder: Encoder, workplace: Workplace, settings: ImageEmbeddingsConfig, loop: _Loop
 ) -> EmbeddingResult:
     """Write the final table from the shards, a row group each, and the quarantine table beside it."""
-    output = Path(settings.output_parquet)
+    output, filepaths = Path(settings.output_parquet), Filepaths(table)
     rows, clipped = 0, 0
     quarantined: list[QuarantinedImage] = []
     with atomic_path(output) as temporary:
         identity_json = encoder.identity.to_json()
         with EmbeddingTableWriter(temporary, table, identity_json, settings.embedding_dtype) as writer:
             columns = tuple(writer.schema.names)
-            for shard in (_fitting(finished, table, settings) for finished in workplace.shards()):
+            for shard in (fitting(finished, filepaths, settings) for finished in workplace.shards()):
                 if len(shard.rows):
                     writer.write(shard.rows, shard.vectors)
                 rows += len(shard.rows)
@@ -321,25 +365,8 @@ def _assemble(
         log.warning(warning)
     return EmbeddingResult(
         output, columns, rows, tuple(quarantined), quarantine_path, encoder.identity,
-        loop.counts.images, loop.counts.cached, loop.counts.reused, loop.seconds, loop.stages.limit,
-        (*loop.warnings, *warnings),
+        loop.counts.images, loop.counts.cached, loop.counts.reused, 0.0, loop.limit, warnings,
     )  # fmt: skip
-
-
-def _fitting(shard: Shard, table: pa.Table, settings: ImageEmbeddingsConfig) -> Shard:
-    """The shard less the vectors that the type of the output cannot hold; their images are set aside."""
-    lost = lost_in(shard.vectors, settings.embedding_dtype)
-    if not lost.any():
-        return shard
-    detail = f"its vector does not fit {settings.embedding_dtype}; embedding_dtype=float32 keeps it"
-    aside = [
-        QuarantinedImage(row, table.column("filepath")[row].as_py(), Reason.BAD_VECTOR, detail, None)
-        for row in shard.rows[lost].tolist()
-    ]
-    if settings.on_error == "raise":
-        refuse_bad_image(aside[0])
-    quarantined = sorted([*shard.quarantined, *aside], key=lambda image: image.row)
-    return replace(shard, rows=shard.rows[~lost], vectors=shard.vectors[~lost], quarantined=quarantined)
 
 
 def _write_quarantine(output: Path, quarantined: Sequence[QuarantinedImage]) -> Path | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lookalike.config.schemas import ImageEmbeddingsConfig
@@ -23,7 +24,8 @@ from lookalike.encoders.load import check_model, load_encoder
 from lookalike.errors import ImagesFailed
 from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings, is_remote
-from lookalike.images.outcome import QuarantinedImage
+from lookalike.images.outcome import QuarantinedImage, Reason
+from lookalike.tables.vectors import lost_in
 
 #: Threads where files come over a network: they wait most of the time.
 _REMOTE_THREADS = 16
@@ -53,17 +55,54 @@ class Work:
 
 @dataclass
 class Counts:
-    """How many images a loop worked on, how many vectors of them were cached and how many reused."""
+    """What a loop did.
+
+    Attributes
+    ----------
+    images:
+        How many it worked on.
+    cached, reused:
+        How many vectors of them were cached, and how many reused.
+    times:
+        When it was how far, as in `DeviceShare`, in seconds since the epoch.
+    """
 
     images: int = 0
     cached: int = 0
     reused: int = 0
+    times: dict[str, float] = field(default_factory=dict)
 
     def add(self, other: Counts) -> None:
-        """Add those of another device."""
+        """Add the numbers of another device."""
         self.images += other.images
         self.cached += other.cached
         self.reused += other.reused
+
+
+@dataclass(frozen=True)
+class DeviceShare:
+    """What one device did of a run.
+
+    Attributes
+    ----------
+    device:
+        Its name.
+    images:
+        How many it worked on.
+    times:
+        When it was how far, in seconds from the beginning of the loop, negative where before it. ``process``: its own
+        process ran this program; ``model``: its model was loaded there; ``begun``: it began its first shard;
+        ``first``, ``last``: it had finished its first and its last shard.
+    """
+
+    device: str
+    images: int
+    times: dict[str, float]
+
+    @classmethod
+    def of(cls, device: str, counts: Counts, started: float) -> DeviceShare:
+        """From what its loop counted; `started` is when it began, in seconds since the epoch."""
+        return cls(device, counts.images, {name: round(when - started, 3) for name, when in counts.times.items()})
 
 
 def open_sources(settings: ImageEmbeddingsConfig) -> list[Source]:
@@ -90,7 +129,7 @@ def run_loop(
     work: Work,
     encoder: Encoder,
     workplace: Workplace,
-    spans: Sequence[range],
+    spans: Iterable[range],
     on_progress: Callable[[int], None],
     stages: Stages,
 ) -> Counts:
@@ -105,13 +144,19 @@ def run_loop(
     workplace:
         Where shards are committed.
     spans:
-        Rows of the shards, ascending.
+        Rows of the shards, ascending; each is asked for when there is room for it.
     on_progress:
         Called now and then with how many of their rows are done.
     stages:
         Filled on the way.
     """
     settings = work.settings
+    counts = Counts()
+
+    def begin(span: range) -> None:
+        counts.times.setdefault("begun", time.time())
+        workplace.begin(span)
+
     with _open_cache(encoder, settings) as cache:
         preparer = _preparer(work, encoder, cache)
         if work.sources:
@@ -119,9 +164,34 @@ def run_loop(
         job = Job(
             work.filepaths, encoder, preparer, settings.batch_size, settings.time_limit,
             on_rejected=refuse_bad_image if settings.on_error == "raise" else lambda image: None,
-            on_progress=on_progress, on_begin=workplace.begin,
+            on_progress=on_progress, on_begin=begin,
         )  # fmt: skip
-        return _commit_all(embed(job, spans, stages), workplace, cache)
+        shards = embed(job, spans, stages)
+        if settings.on_error == "raise":  # at once, and not when the table is made
+            shards = (fitting(shard, work.filepaths, settings) for shard in shards)
+        _commit_all(shards, workplace, cache, counts)
+    return counts
+
+
+def fitting(shard: Shard, filepaths: Sequence[str], settings: ImageEmbeddingsConfig) -> Shard:
+    """The shard less the vectors that the type of the output cannot hold; their images are set aside.
+
+    Raises
+    ------
+    ImagesFailed
+        When there are any, and a bad image ends the run.
+    """
+    lost = lost_in(shard.vectors, settings.embedding_dtype)
+    if not lost.any():
+        return shard
+    detail = f"its vector does not fit {settings.embedding_dtype}; embedding_dtype=float32 keeps it"
+    aside = [
+        QuarantinedImage(row, filepaths[row], Reason.BAD_VECTOR, detail, None) for row in shard.rows[lost].tolist()
+    ]
+    if settings.on_error == "raise":
+        refuse_bad_image(aside[0])
+    quarantined = sorted([*shard.quarantined, *aside], key=lambda image: image.row)
+    return replace(shard, rows=shard.rows[~lost], vectors=shard.vectors[~lost], quarantined=quarantined)
 
 
 def refuse_bad_image(image: QuarantinedImage) -> None:
@@ -132,12 +202,13 @@ def refuse_bad_image(image: QuarantinedImage) -> None:
     )
 
 
-def _commit_all(shards: Iterator[Shard], workplace: Workplace, cache: VectorCache | None) -> Counts:
-    """Write shards on a thread, each while the next is embedded."""
-    counts = Counts()
+def _commit_all(shards: Iterator[Shard], workplace: Workplace, cache: VectorCache | None, counts: Counts) -> None:
+    """Write shards on a thread, each while the next is embedded, and count."""
 
     def commit(shard: Shard) -> None:
         workplace.commit(shard)
+        counts.times["last"] = time.time()
+        counts.times.setdefault("first", counts.times["last"])
         if cache is not None:
             cache.store(shard.entries)
 
@@ -151,7 +222,6 @@ def _commit_all(shards: Iterator[Shard], workplace: Workplace, cache: VectorCach
             del shard  # or it would stay in memory beside the next one
         if before is not None:
             before.result()
-    return counts
 
 
 def _decoding(settings: ImageEmbeddingsConfig) -> DecodeSettings:
@@ -169,11 +239,13 @@ def _preparer(work: Work, encoder: Encoder, cache: VectorCache | None) -> Prepar
     by_path = settings.verify == "quick" and not settings.root
     lookup = CacheLookup(cache, work.filepaths, settings.max_pixels, by_path=by_path)
     threads = max(1, usable_cores() // work.devices)
-    if any(is_remote(path, settings.root) for path in work.filepaths[:1]):
+    remote = any(is_remote(path, settings.root) for path in work.filepaths[:1])
+    if remote:
         threads = max(threads, _REMOTE_THREADS)
     alone = PillowPreparer(work.filepaths, encoder, _decoding(settings), reading, settings.batch_size, lookup, threads)
     if isinstance(encoder, TorchEncoder) and encoder.identity.numerics.decoder == DECODER:
-        return CardPreparer(alone, encoder, _decoding(settings), reading, settings.batch_size, lookup)
+        at_once = _REMOTE_THREADS if remote else 1
+        return CardPreparer(alone, encoder, _decoding(settings), reading, settings.batch_size, lookup, at_once)
     return alone
 
 

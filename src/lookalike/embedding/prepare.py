@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.cores import usable_cores
+from lookalike.embedding.boards import Boards
 from lookalike.embedding.cache import Cached, FileStamp, VectorCache, content_digest
 from lookalike.encoders.base import Encoder, Pixels
 from lookalike.images.decode import DecodeSettings, decode
 from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import ImageRejected, Reason
 from lookalike.images.preprocess import Preprocessing
+from lookalike.tables.boxes import split_box
 
 
 @dataclass
@@ -50,6 +52,14 @@ class Group:
     known: list[tuple[int, npt.NDArray[np.float32]]] = field(default_factory=list)
     seen: dict[int, Seen] = field(default_factory=dict)
     reused: int = 0
+
+    def add(self, other: Group) -> None:
+        """Add what became of other images, all but their rows and pixels."""
+        self.rejected += other.rejected
+        self.clipped += other.clipped
+        self.known += other.known
+        self.reused += other.reused
+        self.seen.update(other.seen)
 
     def take(self, row: int, known: Cached) -> None:
         """Take an image's vector from the cache."""
@@ -150,7 +160,7 @@ class CacheLookup:
             return read_bytes(path, reading)
         stamp = FileStamp.of(path)
         data = read_bytes(path, reading)
-        digest = content_digest(data)
+        digest = content_digest(data, split_box(path)[1])
         known = self._bounded(self._cache.by_content(digest))
         group.seen[row] = Seen(digest, stamp, known.pixels if known else 0, bool(known and known.clipped))
         if known is None:
@@ -205,6 +215,7 @@ class PillowPreparer:
         self._decoding = decoding
         self._reading = reading
         self._cache = cache
+        self._boards = Boards(decoding)
         self.begin, self.forget = cache.begin, cache.forget
 
     @property
@@ -224,13 +235,18 @@ class PillowPreparer:
             self.prepare(row, data, group)
         return group
 
+    def is_part(self, row: int) -> bool:
+        """Whether the image of a row is a part of its file."""
+        return split_box(self._filepaths[row])[1] is not None
+
     def prepare(self, row: int, data: bytes, group: Group) -> None:
         """Decode and preprocess the bytes of one image into a group that holds nothing else."""
         try:
-            decoded = decode(data, self._decoding)
+            box = split_box(self._filepaths[row])[1]
+            decoded = decode(data, self._decoding) if box is None else self._boards.decode(data, box)
             width, height = resized_within(decoded.image.size, self._preprocessing, self._decoding.max_pixels)
             group.rows, group.pixels = [row], self._preprocessing(decoded.image)[None]
-            group.note(row, max(width * height, decoded.image.width * decoded.image.height), decoded.clipped)
+            group.note(row, max(width * height, decoded.pixels), decoded.clipped)
         except ImageRejected as rejected:
             group.rejected.append((row, rejected))
 

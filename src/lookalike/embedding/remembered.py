@@ -3,8 +3,9 @@
 That is most of the time of such a run. What is needed of the model is its identity, which takes its weights to find,
 and its preprocessing. Both are kept in the cache folder, beside the vectors, in a file for each way in which a model
 was asked for. It counts as long as nothing changed that they depend on: the files of the model (by name, size and
-times), the versions of the libraries, the processor, this program's own modules. Only a model on this machine's disk
-that runs on the CPU is remembered; everything else is loaded at once, as the first time.
+times), the versions of the libraries, the processor, this program's own modules. Of a hub's name it counts as long as
+the hub's library says that the name stands for the same snapshot. Only a model that runs on the CPU is remembered;
+everything else is loaded at once, as the first time.
 
 A wrong memory cannot lead to a wrong vector: when an image turns out not to be in the cache, the model is loaded, and
 refused when it is not the one that was remembered.
@@ -35,7 +36,7 @@ from lookalike.embedding.cache import count_cached
 from lookalike.embedding.cache_folder import MEMORY_SUFFIX
 from lookalike.embedding.loop import cache_folder_of, load_model
 from lookalike.encoders.base import Encoder, Pending, Pixels
-from lookalike.encoders.families import canonical_model
+from lookalike.encoders.families import FAMILIES, canonical_model
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.errors import EncoderError, TableError
 from lookalike.images.preprocess import Preprocessing
@@ -45,15 +46,19 @@ log = logging.getLogger(__name__)
 
 #: Raised when the meaning of the file changes.
 _VERSION = 1
-#: Images of each input that are looked up; where one is not known, the model will be needed and is loaded at once.
-_SAMPLE = 1000
+#: Images of each input that are looked up. Where more of them are not known than a few, which may be images that cannot
+#: be read, the model will be needed and is loaded at once.
+_SAMPLE, _FEW = 1000, 0.1
 #: The settings by which two runs may ask for different encoders.
 _ASKED = (
     "model_path", "model_config_path", "architecture", "pooling", "layer", "normalize", "image_size", "augment",
     "trust_remote_code", "precision", "runtime", "decoder", "exif", "bit_depth",
 )  # fmt: skip
 #: What decides, beside the weights, how a model computes and what it calls itself.
-_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "safetensors", "huggingface-hub", "openvino")
+_LIBRARIES = (
+    "torch", "torchvision", "timm", "transformers", "safetensors", "huggingface-hub", "openvino", "open_clip_torch",
+    "onnxruntime",
+)  # fmt: skip
 #: A folder with more files than this is not only a model.
 _MOST_FILES = 1000
 #: A file younger than this may change once more within the clock tick of its times (2 s on FAT).
@@ -82,19 +87,24 @@ def open_encoder(
         When the model cannot be loaded.
     """
     place = _place(settings) if device == "cpu" else None
-    if place is None:
+    files = None if place is None else _model_files(settings)
+    if place is None or files is None:
         return load_model(settings, device)
-    state, settled = _state(settings)
-    settled &= remember
+    state, settled = _state(files)
     known = _recall(place, state)
+
+    def load() -> Encoder:
+        place.unlink(missing_ok=True)  # not to be trusted again unless it proves right
+        encoder = load_model(settings, device)
+        # A snapshot of a hub never changes, but only now all of its files are here.
+        now = (state, settled) if _is_local(settings) else _state(files)
+        if remember and now[1]:
+            _remember(place, encoder, now[0])
+        return encoder
+
     if known is not None and all(_is_cached(paths, known[0], settings) for paths in inputs):
-
-        def load() -> Encoder:
-            place.unlink(missing_ok=True)  # not to be trusted again unless it proves right
-            return _loaded(settings, device, place, state if settled else None)
-
         return RememberedEncoder(*known, load)
-    return _loaded(settings, device, place, state if settled else None)
+    return load()
 
 
 class RememberedEncoder:
@@ -134,22 +144,19 @@ class RememberedEncoder:
         return model
 
 
-def _loaded(settings: ImageEmbeddingsConfig, device: str, place: Path, state: dict[str, Any] | None) -> Encoder:
-    """Load the model and remember it; nothing about that may stop a run."""
-    encoder = load_model(settings, device)
-    if state is not None:
-        content = {
-            "version": _VERSION,
-            "state": state,
-            "identity": encoder.identity.to_json(),
-            "preprocessing": asdict(encoder.preprocessing),
-        }
-        try:
-            with atomic_path(place) as temporary:
-                temporary.write_text(json.dumps(content), encoding="utf-8")
-        except TableError as error:
-            log.debug("the model is not remembered: %s", error)
-    return encoder
+def _remember(place: Path, encoder: Encoder, state: dict[str, Any]) -> None:
+    """Remember a model; nothing about that may stop a run."""
+    content = {
+        "version": _VERSION,
+        "state": state,
+        "identity": encoder.identity.to_json(),
+        "preprocessing": asdict(encoder.preprocessing),
+    }
+    try:
+        with atomic_path(place) as temporary:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+    except TableError as error:
+        log.debug("the model is not remembered: %s", error)
 
 
 def _recall(place: Path, state: dict[str, Any]) -> tuple[EncoderIdentity, Preprocessing] | None:
@@ -169,30 +176,56 @@ def _recall(place: Path, state: dict[str, Any]) -> tuple[EncoderIdentity, Prepro
 
 
 def _is_cached(paths: Sequence[str], identity: EncoderIdentity, settings: ImageEmbeddingsConfig) -> bool:
-    """Whether the cache knows all images of a sample, spread evenly, by their path."""
+    """Whether the cache knows all but a few images of a sample, spread evenly, by their path."""
     folder = cache_folder_of(settings)
     if folder is None or settings.verify != "quick" or settings.root:
         return False
     rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _SAMPLE)).astype(np.int64))
-    return count_cached(folder, identity, [paths[row] for row in rows.tolist()]) == len(rows)
+    return count_cached(folder, identity, [paths[row] for row in rows.tolist()]) >= (1 - _FEW) * len(rows)
 
 
 def _place(settings: ImageEmbeddingsConfig) -> Path | None:
-    """The file of this way to ask for a model; None where it cannot be known without loading it."""
+    """The file of this way to ask for a model; None without a cache, and for one that runs code of its own."""
     folder = cache_folder_of(settings)
-    # What a hub's name stands for today, only its library knows.
-    if folder is None or not os.path.exists(settings.model_path):  # noqa: PTH110 - a Path may raise
+    # What foreign code does, nobody knows; and a training spec is no file of the model that would be looked at.
+    if folder is None or settings.trust_remote_code or settings.model_config_path:
         return None
     asked = {name: getattr(settings, name) for name in _ASKED}
     # Relative paths are part of the identity as they are, and stand for something else elsewhere.
-    asked |= {"model": canonical_model(settings.model), "path": str(Path(settings.model_path).absolute())}
+    path = str(Path(settings.model_path).absolute()) if _is_local(settings) else ""
+    asked |= {"model": canonical_model(settings.model), "path": path}
     name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return folder / f"{name}{MEMORY_SUFFIX}"
 
 
-def _state(settings: ImageEmbeddingsConfig) -> tuple[dict[str, Any], bool]:
+def _model_files(settings: ImageEmbeddingsConfig) -> Path | None:
+    """Where the files of a model are, its own path or the snapshot that a hub's name stands for today.
+
+    None where that is not known without loading it. With a network, the hub is asked for one small file, as it is asked
+    for every file when the model is loaded; a snapshot never changes.
+    """
+    if _is_local(settings):
+        return Path(settings.model_path)
+    family = FAMILIES.get(canonical_model(settings.model))
+    if family is None or family.package != "transformers":
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(hf_hub_download(settings.model_path, "config.json")).parent
+    except (HFValidationError, OSError):  # loading it will say what is wrong
+        return None
+
+
+def _is_local(settings: ImageEmbeddingsConfig) -> bool:
+    """Whether the model is named by its path on this machine."""
+    return os.path.exists(settings.model_path)  # noqa: PTH110 - a Path may raise
+
+
+def _state(files: Path) -> tuple[dict[str, Any], bool]:
     """Everything that must be unchanged, and whether the model's files are old enough to be told from a change."""
-    model, code = _files(Path(settings.model_path)), _files(Path(__file__).parents[1] / "encoders")
+    model, code = _files(files), _files(Path(__file__).parents[1] / "encoders")
     newest = max((max(times) for _, _, *times in model), default=0)
     state = {
         "model": model,

@@ -1,17 +1,22 @@
-"""CLIP and SigLIP vision towers through transformers, from a hub id or a local snapshot folder.
+"""Vision towers through transformers, from a hub id or a local snapshot folder: CLIP, SigLIP, DINO, C-RADIO.
 
-Vectors (contract section 6): CLIP's pooled class token after the final layer norm and the visual projection;
-SigLIP's attention-pooling head. Raw, float32, not normalised. Fixed-resolution SigLIP2 models have SigLIP's
-architecture and load as SigLIP.
+Vectors (contract section 6 for the first two), raw, float32, not normalised:
+
+- CLIP: the pooled class token after the final layer norm and the visual projection
+- SigLIP and SigLIP2: the attention-pooling head. Fixed-resolution SigLIP2 models have SigLIP's architecture
+- DINOv2, DINOv3: the class token after the final layer norm; of a ConvNeXt, the normalised mean of all places
+- C-RADIO: the summary, that is its chosen class tokens one after another
+
+`pooling` takes the class token or a mean of the patch tokens of `last_hidden_state` instead, as transformers returns
+it. `layer` ends the model after that block (of a ConvNeXt: after that stage, whose output has no norm); what follows
+the blocks stays.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import pickle
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from lookalike.encoders.base import (
     LoadRequest,
@@ -23,51 +28,27 @@ from lookalike.encoders.base import (
     weights_digest,
 )
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
-from lookalike.encoders.vectors import Finish
-from lookalike.errors import EncoderError
-from lookalike.images.preprocess import Preprocessing
+from lookalike.encoders.naflex import turned, unpack
+from lookalike.encoders.pooling import pool, pooling_name
+from lookalike.encoders.processor import read_preprocessing, with_side
+from lookalike.encoders.snapshot import check_family, not_loaded, quiet_transformers, read_config_json
+from lookalike.encoders.towers import TOWERS, Tower
+from lookalike.encoders.vectors import Finish, Forward
+from lookalike.errors import ConfigError, EncoderError
 
+if TYPE_CHECKING:
+    import torch
 
-@dataclass(frozen=True)
-class Family:
-    """What differs between the families that transformers loads.
-
-    Attributes
-    ----------
-    model_types:
-        Values of `model_type` in a config.json that belong to the family.
-    vision_class:
-        The transformers class of the vision tower.
-    output:
-        The attribute of its output that is the vector.
-    pooling:
-        For the identity.
-    """
-
-    model_types: frozenset[str]
-    vision_class: str
-    output: str
-    pooling: str
-
-
-FAMILIES = {
-    "CLIP": Family(
-        frozenset({"clip", "clip_vision_model"}),
-        "CLIPVisionModelWithProjection",
-        "image_embeds",
-        "class_token",
-    ),
-    "SigLIP": Family(frozenset({"siglip", "siglip_vision_model"}), "SiglipVisionModel", "pooler_output", "attention"),
-}
+    from lookalike.images.preprocess import Preprocessing
 
 
 def load(family_name: str, request: LoadRequest) -> TorchEncoder:
-    """Load the vision tower of a CLIP or SigLIP model.
+    """Load the vision tower of a model.
 
     Parameters
     ----------
     family_name:
-        A key of `FAMILIES`.
+        The family that was asked for.
     request:
         `model_path` is a hub id or a snapshot folder.
 
@@ -75,143 +56,219 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     ------
     EncoderError
         When the model cannot be found or read, is of another family, or lacks weights.
+    ConfigError
+        When the model does not take a setting that others of its family do.
     """
-    with _quiet_transformers():
-        return _load(family_name, request)
+    with quiet_transformers():
+        content = read_config_json(request.model_path)
+        check_family(family_name, content, request.model_path)
+        if request.trust_remote_code:
+            from lookalike.encoders.remote import load_with_code
+
+            return load_with_code(family_name, content, request)
+        return _load(content, request)
 
 
-def _load(family_name: str, request: LoadRequest) -> TorchEncoder:
+def _load(content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
     import torch
     import transformers
 
+    from lookalike.encoders.attention import without_copies
     from lookalike.encoders.graph import GraphedForward
 
-    family = FAMILIES[family_name]
-    config = _read_config(request.model_path)
-    if config.model_type not in family.model_types:
-        raise EncoderError(
-            f"model={family_name} was asked for, but its config.json says model_type={config.model_type!r}",
-            where=request.model_path,
-            hint=_right_family(config.model_type),
-        )
+    tower = TOWERS[str(content.get("model_type") or "radio")]
+    config = _vision_config(read_config(request.model_path, content))
     device = choose_device(request.device)
-    preprocessing = read_preprocessing(request.model_path)
-    made, wanted = preprocessing.crop or preprocessing.size, _vision_config(config).image_size
-    if made != (wanted, wanted):
-        raise EncoderError(
-            f"its processor makes images of {made[0]} x {made[1]}, its config.json wants {wanted} x {wanted}",
-            where=request.model_path,
-            hint="the snapshot mixes files of two models; fetch it again",
-        )
-    vision_class = getattr(transformers, family.vision_class)
-    module = _read_weights(vision_class, _vision_config(config), request.model_path)
+    read = read_preprocessing(request.model_path, always_resizes=tower.family == "C-RADIO")
+    preprocessing = with_side(read, request.image_size) if request.image_size else read
+    _check_settings(tower, request)
+    resizes = preprocessing.shape != read.shape
+    _check_size(tower, config, preprocessing, request, resizes)
+    module = read_weights(_class(tower.vision_class), config, request.model_path)
     # The digest is that of the weights as they are in the file, whatever they are computed in.
     digest = weights_digest(module.state_dict())
-    precision = choose_precision(request.precision, device, family_name)
+    without_copies(module)
+    layer = _end_after(module, tower, request.layer)
+    _fix_positions(module, tower, preprocessing, resizes)
+    if tower.family == "C-RADIO":
+        preprocessing = _with_conditioner(module, preprocessing)
+    precision = choose_precision(request.precision, device, tower.family)
     # With channels last, the patch convolution hands on tokens that lie one after another. Otherwise every residual
     # connection and layer norm of the model works on strided memory: on an H100 that takes 40 % more time.
     module = module.to(device, torch_dtype(precision), memory_format=torch.channels_last).requires_grad_(False)
     finish = Finish.of(request, reference=False)
+    chosen = tower.pooling if request.pooling == "model" else request.pooling
     identity = EncoderIdentity(
         ModelIdentity(
-            family=family_name,
-            architecture=family.vision_class,
-            dimension=_dimension(module),
+            family=tower.family,
+            architecture=tower.vision_class,
+            dimension=tower.dimension(config, request.pooling, layer),
             weights=digest,
             preprocessing=request.preprocessing_digest(preprocessing),
-            pooling=finish.pooling(family.pooling),
+            pooling=finish.pooling(pooling_name(chosen, layer)),
             normalisation=finish.normalisation,
         ),
         Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="pillow"),
         Origin(request.model_path, {"torch": torch.__version__, "transformers": transformers.__version__}),
     )
-
-    def forward(batch: torch.Tensor) -> torch.Tensor:
-        vectors: torch.Tensor = getattr(module(pixel_values=batch), family.output)
-        return vectors
-
-    finished = finish.wrap(forward)
-    called = GraphedForward(finished) if device.type == "cuda" else finished
+    if tower.family == "SigLIP2":
+        finished = finish.wrap(_naflex_forward(module, request.pooling), turned)
+    else:
+        finished = finish.wrap(_forward(module, tower, request.pooling, resizes))
+    called = GraphedForward(finished) if device.type == "cuda" and tower.graphs else finished
     return TorchEncoder(identity, preprocessing, called, device, torch_dtype(precision), Slices.of(device, cpu=8))
 
 
-def read_preprocessing(model_path: str) -> Preprocessing:
-    """What the processor that the snapshot names does, in its Pillow-backed form.
+def _forward(module: Any, tower: Tower, pooling: str, resizes: bool) -> Forward:
+    """The forward pass of a tower that takes images."""
+    extra = {"interpolate_pos_encoding": True} if tower.fixed and resizes else {}
+    before = tower.tokens_before(module.config)
 
-    transformers takes its torchvision processor where torchvision is installed; its pixels differ by up to two
-    levels, so the backend is chosen by name.
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        output = module(pixel_values=batch, **extra)
+        vectors: torch.Tensor
+        if pooling == "model":
+            vectors = getattr(output, tower.vector)
+        elif pooling == "cls":
+            vectors = output.last_hidden_state[:, 0]
+        else:
+            vectors = pool(output.last_hidden_state[:, before:], pooling)
+        return vectors
 
-    Raises
-    ------
-    EncoderError
-        When there is no processor, or it does something that is not a plain resize, crop and normalise.
+    return forward
+
+
+def _naflex_forward(module: Any, pooling: str) -> Forward:
+    """The forward pass of a tower that takes patches of variable grids."""
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        values, grids, present = unpack(batch)
+        output = module(pixel_values=values, pixel_attention_mask=present.int(), spatial_shapes=grids)
+        if pooling == "model":
+            vectors: torch.Tensor = output.pooler_output
+            return vectors
+        return pool(output.last_hidden_state, pooling, present)
+
+    return forward
+
+
+def _check_settings(tower: Tower, request: LoadRequest) -> None:
+    """Refuse a pooling that others of the family have, but not this model."""
+    if request.pooling != "model" and request.pooling not in tower.poolings:
+        raise ConfigError(
+            f"pooling={request.pooling!r} is not possible: a {tower.vision_class} has no class token",
+            where=request.model_path,
+            hint=f"use one of: model, {', '.join(sorted(tower.poolings))}",
+        )
+
+
+def _check_size(tower: Tower, config: Any, preprocessing: Preprocessing, request: LoadRequest, resizes: bool) -> None:
+    """Refuse images that the model cannot take."""
+    if preprocessing.resize == "patches":
+        if not preprocessing.most_patches:
+            patch = preprocessing.size[0]
+            raise ConfigError(f"image_size={request.image_size} is less than one patch of {patch}", hint="use more")
+        return
+    made = preprocessing.crop or preprocessing.size
+    if tower.fixed and not resizes and made != (config.image_size, config.image_size):
+        wanted = config.image_size
+        raise EncoderError(
+            f"its processor makes images of {made[0]} x {made[1]}, its config.json wants {wanted} x {wanted}",
+            where=request.model_path,
+            hint="the snapshot mixes files of two models; fetch it again",
+        )
+    # A model whose own size is no multiple leaves a rim out (SigLIP So400m/14 of 384 pixels); C-RADIO's code cannot.
+    if not resizes and tower.family != "C-RADIO":
+        return
+    # A ConvNeXt halves the sides five times, and takes what is left.
+    patch = 32 if hasattr(config, "hidden_sizes") else config.patch_size
+    step = patch if isinstance(patch, int) else max(patch)
+    if made[0] % step or made[1] % step or not min(made):
+        said = f"image_size={request.image_size}" if request.image_size else f"its processor's {made[0]} x {made[1]}"
+        below = max(step, made[0] // step * step)
+        raise ConfigError(
+            f"{said} is not possible: the model takes sides that are multiples of {step}",
+            where=request.model_path,
+            hint=f"use image_size={below}, for example",
+        )
+
+
+def _end_after(module: Any, tower: Tower, layer: int) -> int:
+    """Leave out the blocks after `layer`; returns it, or -1 where it is the last one."""
+    if layer == -1:
+        return layer
+    parent, _, name = tower.blocks.rpartition(".")
+    blocks = module.get_submodule(tower.blocks)
+    if layer >= len(blocks):
+        what = "stages" if hasattr(module.config, "hidden_sizes") else "blocks"
+        raise ConfigError(
+            f"layer={layer} is not possible: the model has {len(blocks)} {what}", hint=f"use 0 to {len(blocks) - 1}"
+        )
+    if layer == len(blocks) - 1:
+        return -1
+    setattr(module.get_submodule(parent), name, blocks[: layer + 1])
+    if hasattr(module.config, "hidden_sizes"):
+        import torch
+
+        module.layer_norm = torch.nn.Identity()  # it is made for the channels of the last stage
+    return layer
+
+
+def _fix_positions(module: Any, tower: Tower, preprocessing: Preprocessing, resizes: bool) -> None:
+    """Interpolate learned positions once, as transformers does in every pass: all images have one size.
+
+    OpenVINO would also do it otherwise (its bicubic resize does not widen the filter where it makes smaller).
     """
-    from transformers import AutoImageProcessor
-    from transformers.image_processing_backends import PilBackend
+    import torch
+
+    embeddings = next((part for part in module.modules() if hasattr(part, "interpolate_pos_encoding")), None)
+    if embeddings is None or (tower.fixed and not resizes):
+        return
+    _, height, width = preprocessing.shape
+    patch = module.config.patch_size
+    tokens = torch.empty(1, tower.prefix + (height // patch) * (width // patch), module.config.hidden_size)
+    with torch.no_grad():
+        positions = embeddings.interpolate_pos_encoding(tokens, height, width).clone()
+    embeddings.register_buffer("fixed_positions", positions, persistent=False)
+    embeddings.interpolate_pos_encoding = lambda *_: embeddings.fixed_positions
+
+
+def _with_conditioner(module: Any, preprocessing: Preprocessing) -> Preprocessing:
+    """Let the preprocessing normalise in place of C-RADIO's model: the same numbers, also in half precision.
+
+    A processor that normalises itself is left alone, and so is the model.
+    """
+    if preprocessing.mean != (0.0, 0.0, 0.0) or preprocessing.std != (1.0, 1.0, 1.0):
+        return preprocessing
+    conditioner = module.make_preprocessor_external()
+    mean, std = (buffer.float().flatten().tolist() for buffer in (conditioner.norm_mean, conditioner.norm_std))
+    return replace(preprocessing, mean=tuple(mean), std=tuple(std))
+
+
+def _class(name: str) -> Any:
+    """A class of transformers."""
+    import transformers
 
     try:
-        processor = AutoImageProcessor.from_pretrained(model_path, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(model_path, "its preprocessing (preprocessor_config.json)", error) from error
-    kind = type(processor)
-    plain = isinstance(processor, PilBackend) and kind._preprocess is PilBackend._preprocess
-    if not plain or not (processor.do_resize and processor.do_rescale and processor.do_normalize):
+        return getattr(transformers, name)
+    except AttributeError as error:
         raise EncoderError(
-            f"its processor {kind.__name__} does more than resize, crop and normalise",
-            where=model_path,
-            hint="use a snapshot of a CLIP or fixed-resolution SigLIP model",
-        )
-    size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
-    if size.get("shortest_edge"):
-        resize, extent = "shortest_edge", (size["shortest_edge"], size["shortest_edge"])
-    elif size.get("height") and size.get("width"):
-        resize, extent = "squash", (size["height"], size["width"])
-    else:
-        raise EncoderError(f"its processor resizes to {dict(size)}, which is not supported", where=model_path)
-    try:
-        return Preprocessing(
-            resize=resize,
-            size=extent,
-            resample=int(processor.resample),
-            crop=(crop["height"], crop["width"]) if crop else None,
-            crop_rounding="floor",
-            scale=float(processor.rescale_factor),
-            mean=_triple(processor.image_mean),
-            std=_triple(processor.image_std),
-        )
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise EncoderError(
-            f"its preprocessor_config.json has a value of the wrong kind: {error}",
-            where=model_path,
-            hint="image_mean, image_std and rescale_factor must be numbers, resample the number of a Pillow filter; "
-            "fetch the snapshot again",
+            f"transformers {transformers.__version__} has no {name}", hint="update it: pip install -U transformers"
         ) from error
 
 
-def _read_config(model_path: str) -> Any:
-    """The model's own configuration."""
+def read_config(model_path: str, content: dict[str, Any]) -> Any:
+    """The model's configuration as transformers' object; `content` is its config.json."""
     from transformers import AutoConfig
 
+    if not content.get("model_type"):
+        from lookalike.encoders.radio import native_config
+
+        return native_config(content, model_path)
     try:
         return AutoConfig.from_pretrained(model_path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loaded(model_path, "its config.json", error) from error
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers from reporting, on every load, the text tower that is left out on purpose."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise not_loaded(model_path, "its config.json", error) from error
 
 
 def _vision_config(config: Any) -> Any:
@@ -223,7 +280,7 @@ def _vision_config(config: Any) -> Any:
     return vision
 
 
-def _read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
+def read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
     """The vision tower in float32, with every weight from the file.
 
     transformers fills missing weights with random numbers and only logs it; that is refused here.
@@ -235,8 +292,14 @@ def _read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
         module, report = vision_class.from_pretrained(
             model_path, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _not_loaded(model_path, "its weights", error) from error
+    except pickle.UnpicklingError as error:
+        raise EncoderError(
+            "its weights cannot be loaded: they are a pickle with more in it than tensors, which could run code",
+            where=model_path,
+            hint="use a snapshot with model.safetensors",
+        ) from error
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
+        raise not_loaded(model_path, "its weights", error) from error
     missing = sorted({*report["missing_keys"], *(key for key, *_ in report.get("mismatched_keys", ()))})
     if missing:
         raise EncoderError(
@@ -245,37 +308,3 @@ def _read_weights(vision_class: Any, config: Any, model_path: str) -> Any:
             hint="the snapshot is damaged or of another architecture; fetch it again",
         )
     return module.eval()
-
-
-def _dimension(module: Any) -> int:
-    """Length of the vectors."""
-    config = module.config
-    return int(config.projection_dim if hasattr(module, "visual_projection") else config.hidden_size)
-
-
-def _right_family(model_type: str) -> str:
-    """What to write instead of a family that does not fit."""
-    for name, family in FAMILIES.items():
-        if model_type in family.model_types:
-            return f"write model={name}, or name another model_path"
-    known = sorted(kind for family in FAMILIES.values() for kind in family.model_types)
-    return f"name a model_path whose config.json has one of model_type={known}"
-
-
-def _not_loaded(model_path: str, part: str, error: BaseException) -> EncoderError:
-    """An error that tells a missing folder from a missing file from a hub that cannot be reached."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if Path(model_path).is_dir():
-        hint = "the folder must hold config.json, preprocessor_config.json and model.safetensors, as saved from the hub"
-    else:
-        hint = (
-            "no such folder here, so it was taken for a Hugging Face id; check the path or the id. Without a "
-            "network, copy a snapshot of the model to this machine and give its folder"
-        )
-    return EncoderError(f"{part} cannot be loaded: {first}", where=model_path, hint=hint)
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    """Per-channel values, also where the processor gives one number for all."""
-    numbers = [values] * 3 if isinstance(values, int | float) else list(values)
-    return float(numbers[0]), float(numbers[1]), float(numbers[2])

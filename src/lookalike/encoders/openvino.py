@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from lookalike.encoders.base import Pending, Pixels, TorchEncoder, keeps_bf16
 from lookalike.encoders.identity import EncoderIdentity
@@ -144,9 +145,9 @@ def _graph(encoder: TorchEncoder) -> Any:
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             return encoder.forward(batch)
 
-    height, width = encoder.preprocessing.crop or encoder.preprocessing.size
     # Two images: with one, tracing could take the number of images for a constant.
-    example = torch.zeros(2, 3, height, width)
+    image = encoder.preprocessing(Image.new("RGB", (64, 48)))
+    example = torch.from_numpy(np.stack([image, image]))
     with torch.inference_mode(), warnings.catch_warnings():
         # Sizes that the model's code checks are constants of the model; tracing warns of every one.
         warnings.simplefilter("ignore")
@@ -154,7 +155,7 @@ def _graph(encoder: TorchEncoder) -> Any:
         decoder = TorchScriptPythonDecoder(traced)
     frontend = FrontEndManager().load_by_framework("pytorch")
     graph = frontend.convert(frontend.load(decoder))
-    graph.reshape([-1, 3, height, width])
+    graph.reshape([-1, *encoder.preprocessing.shape])
     return graph
 
 

@@ -1,37 +1,29 @@
 """timm models: a name, a name with a checkpoint file, or a snapshot folder as timm saves them.
 
 The vector is the model without its classifier: pooled features, raw, float32, not normalised. Preprocessing
-comes from the model's pretrained configuration, as timm's own evaluation transform.
+comes from the model's pretrained configuration, as timm's own evaluation transform. `timm_options` has what the
+settings `pooling`, `layer` and `image_size` change.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from lookalike.encoders.base import (
-    LoadRequest,
-    Slices,
-    TorchEncoder,
-    choose_device,
-    choose_precision,
-    torch_dtype,
-    weights_digest,
-)
-from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
-from lookalike.encoders.vectors import Finish
+from lookalike.encoders.assemble import Loaded, assemble
+from lookalike.encoders.base import LoadRequest, TorchEncoder
+from lookalike.encoders.checkpoints import CHECKPOINT_SUFFIXES, UNREADABLE, fill
+from lookalike.encoders.timm_options import choose, resize
 from lookalike.errors import ConfigError, EncoderError
 from lookalike.images.preprocess import Preprocessing
 
-#: Endings of a file with weights; anything else in `model_path` is a folder or a name.
-CHECKPOINT_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar"})
-#: What torch raises on a file that holds no plain state dict.
-_UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
+if TYPE_CHECKING:
+    import torch
+
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
@@ -53,44 +45,44 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
     ConfigError
         When a checkpoint file comes without `architecture`.
     """
-    import timm
-    import torch
-
-    device = choose_device(request.device)
     module = _create(request).eval()
-    digest = weights_digest(module.state_dict())
-    precision = choose_precision(request.precision, device, family_name)
-    # Channels last is how convolutions are computed fastest, on a CPU as on a GPU.
-    module = module.to(device, torch_dtype(precision), memory_format=torch.channels_last).requires_grad_(False)
-    preprocessing = read_preprocessing(module, request.model_path)
-    finish = Finish.of(request, reference=False)
-    identity = EncoderIdentity(
-        ModelIdentity(
-            family=family_name,
+    resize(module, request.image_size, request.model_path)
+    features = choose(module, request)
+
+    def forward(module: Any, batch: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return features.forward(module, batch.contiguous(memory_format=torch.channels_last))
+
+    # Not recordable: some of timm's models wait for the device, and a recording that fails for that leaves torch's
+    # memory allocator in a state in which it gives no memory back.
+    return assemble(
+        Loaded(
+            module=module,
+            forward=forward,
             architecture=str(module.pretrained_cfg["architecture"]),
-            dimension=int(module.head_hidden_size),
-            weights=digest,
-            preprocessing=request.preprocessing_digest(preprocessing),
-            pooling=finish.pooling("model"),
-            normalisation=finish.normalisation,
+            dimension=features.dimension,
+            pooling=features.name,
+            preprocessing=read_preprocessing(module, request.model_path, request.image_size),
+            libraries=("timm",),
+            cpu_slice=4,
         ),
-        Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="pillow"),
-        Origin(request.model_path, {"torch": torch.__version__, "timm": timm.__version__}),
-    )
-
-    def forward(batch: torch.Tensor) -> torch.Tensor:
-        vectors: torch.Tensor = module(batch.contiguous(memory_format=torch.channels_last))
-        return vectors
-
-    # Without a CUDA graph: some of timm's models wait for the device, and a recording that fails for that leaves
-    # torch's memory allocator in a state in which it gives no memory back.
-    return TorchEncoder(
-        identity, preprocessing, finish.wrap(forward), device, torch_dtype(precision), Slices.of(device, cpu=4)
+        family_name,
+        request,
     )
 
 
-def read_preprocessing(module: Any, model_path: str) -> Preprocessing:
+def read_preprocessing(module: Any, model_path: str, image_size: int = 0) -> Preprocessing:
     """What timm's evaluation transform does for this model.
+
+    Parameters
+    ----------
+    module:
+        Has its pretrained configuration.
+    model_path:
+        For the error.
+    image_size:
+        Side of the input; 0: the model's own.
 
     Raises
     ------
@@ -99,7 +91,8 @@ def read_preprocessing(module: Any, model_path: str) -> Preprocessing:
     """
     import timm
 
-    settings = timm.data.resolve_model_data_config(module)
+    wanted = {"img_size": image_size} if image_size else {}
+    settings = timm.data.resolve_data_config(wanted, model=module)
     height, width = settings["input_size"][-2:]
     mode = settings["crop_mode"]
     if mode not in ("center", "squash") or (mode == "center" and height != width):
@@ -180,7 +173,7 @@ def _from_checkpoint(path: Path, architecture: str) -> Any:
     module = timm.create_model(architecture, num_classes=0)
     try:
         state = load_state_dict(str(path), device="cpu", weights_only=True)
-    except (*_UNREADABLE, SafetensorError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise EncoderError(
             f"the checkpoint cannot be read: {first}",
@@ -191,14 +184,5 @@ def _from_checkpoint(path: Path, architecture: str) -> Any:
     classifier = module.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     state = {key: value for key, value in state.items() if key in expected or key.split(".")[0] not in heads}
-    unfit = [key for key, value in expected.items() if key not in state or state[key].shape != value.shape]
-    unknown = [key for key in state if key not in expected]
-    if unfit or unknown:
-        raise EncoderError(
-            f"the checkpoint does not fit {architecture}: {len(unfit)} weights missing or of another shape "
-            f"(first: {unfit[:3]}), {len(unknown)} unknown (first: {unknown[:3]})",
-            where=str(path),
-            hint="check architecture",
-        )
-    module.load_state_dict(state)
+    fill(module, state, where=str(path), what=architecture, hint="check architecture")
     return module

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 Forward: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+#: From a batch and the setting `augment` to batches of the other images that a vector is the mean of.
+Turn: TypeAlias = "Callable[[torch.Tensor, str], list[torch.Tensor]]"
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,18 @@ class Finish:
         """The pooling of the identity: the model's own, and what is averaged after it."""
         return name if self.augment == "none" else f"{name}, mean of {self.augment}"
 
-    def wrap(self, forward: Forward) -> Forward:
+    def wrap(self, forward: Forward, turn: Turn | None = None) -> Forward:
         """A forward pass with everything that is asked for.
 
-        Vectors are averaged as they come from the model, before their length is changed.
+        Vectors are averaged as they come from the model, before their length is changed. `turn` turns the images of
+        a batch that does not hold them as height x width.
         """
         if self.augment == "none" and not self.normalizes:
             return forward
 
         def finished(batch: torch.Tensor) -> torch.Tensor:
             vectors = forward(batch).float()
-            for turned in _turned(batch, self.augment):
+            for turned in (turn or _turned)(batch, self.augment):
                 vectors = vectors + forward(turned).float()
             vectors = vectors / _TURNS[self.augment]
             if self.normalizes:

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lookalike.images.outcome import ImageRejected, Reason
+from lookalike.tables.boxes import Box
 
 #: The formats that are read: ICO decodes inside `open`, past the pixel bound, and EPS starts another program.
 _FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "DIB", "PPM", "JPEG2000", "AVIF")
@@ -62,13 +63,16 @@ class Decoded:
         Mode ``L`` or ``RGB``.
     clipped:
         Whether 16-bit values over 255 were clipped.
+    pixels:
+        Of the whole file.
     """
 
     image: Image.Image
     clipped: bool
+    pixels: int
 
 
-def decode(data: bytes, settings: DecodeSettings, *, edge: int = 0) -> Decoded:
+def decode(data: bytes, settings: DecodeSettings, *, edge: int = 0, box: Box | None = None) -> Decoded:
     """Decode the bytes of one image file.
 
     Parameters
@@ -78,12 +82,39 @@ def decode(data: bytes, settings: DecodeSettings, *, edge: int = 0) -> Decoded:
     edge:
         For thumbnails: a JPEG may be decoded to an eighth of its size, many times faster, but to no smaller than
         this edge. 0: the whole image.
+    box:
+        The part that is wanted; `edge` has no effect then.
 
     Raises
     ------
     ImageRejected
-        When the bytes are not an image, end early, are damaged, or hold more pixels than allowed.
+        When the bytes are not an image, end early, are damaged, or hold more pixels than allowed, or the box is not
+        inside the image.
     """
+    return finish(load(data, settings, edge=0 if box else edge), settings, box)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A whole image in memory, as its file has it: its mode, its palette; upright where that is wanted.
+
+    Attributes
+    ----------
+    image:
+        The image.
+    pixels:
+        As the file's header has them.
+    size:
+        Bytes of the file.
+    """
+
+    image: Image.Image
+    pixels: int
+    size: int
+
+
+def load(data: bytes, settings: DecodeSettings, *, edge: int = 0) -> Loaded:
+    """The first half of `decode`, which boxes of one file share: from bytes to a loaded image."""
     size = len(data)
     if not size:
         raise ImageRejected(Reason.NOT_AN_IMAGE, "the file is empty", size)
@@ -104,9 +135,23 @@ def decode(data: bytes, settings: DecodeSettings, *, edge: int = 0) -> Decoded:
                     opened.draft(None, (edge, edge))
                 opened.load()
                 image: Image.Image = ImageOps.exif_transpose(opened) if settings.exif == "apply" else opened
-                return _to_grey_or_rgb(image, settings.bit_depth)
+                return Loaded(image, pixels, size)
             except _DAMAGED as error:
                 raise _damaged(error, size) from None
+
+
+def finish(loaded: Loaded, settings: DecodeSettings, box: Box | None = None) -> Decoded:
+    """The second half of `decode`: cut the box out and apply the colour rules; `loaded` stays as it is."""
+    image = loaded.image
+    if box is not None:
+        if not box.is_inside(*image.size):
+            detail = f"the box {box} (x, y, width, height) is not inside the image of {image.width} x {image.height}"
+            raise ImageRejected(Reason.BAD_BOX, detail, loaded.size)
+        image = image.crop(box.corners)
+    try:
+        return Decoded(*_to_grey_or_rgb(image, settings.bit_depth), loaded.pixels)
+    except _DAMAGED as error:
+        raise _damaged(error, loaded.size) from None
 
 
 def media_type(data: bytes) -> str:
@@ -151,8 +196,8 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _to_grey_or_rgb(image: Image.Image, bit_depth: str) -> Decoded:
-    """Apply the colour rules of the module."""
+def _to_grey_or_rgb(image: Image.Image, bit_depth: str) -> tuple[Image.Image, bool]:
+    """Apply the colour rules of the module; return the image, and whether values were clipped."""
     if image.mode in _DEEP_MODES:
         values = np.asarray(image)
         deep = bool(values.size) and bool(values.max() > 255)
@@ -160,17 +205,17 @@ def _to_grey_or_rgb(image: Image.Image, bit_depth: str) -> Decoded:
             # Every 16-bit image, dark ones too, so that brightness stays comparable.
             # 65535 / 257 = 255: the two ends of the 16-bit range become the two ends of the 8-bit range.
             scaled = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
-            return Decoded(Image.fromarray(scaled), clipped=False)
+            return Image.fromarray(scaled), False
         # Floating-point images between 0 and 1 lose everything, too: Pillow truncates them to 0 and 1.
         lost = deep or (image.mode == "F" and bool(values.size) and bool(values.max() <= 1))
-        return Decoded(image.convert("RGB"), clipped=lost)
+        return image.convert("RGB"), lost
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Decoded(Image.alpha_composite(white, image).convert("RGB"), clipped=False)
+        return Image.alpha_composite(white, image).convert("RGB"), False
     if image.mode in ("1", "L"):
-        return Decoded(image.convert("L"), clipped=False)
-    return Decoded(image.convert("RGB"), clipped=False)
+        return image.convert("L"), False
+    return image.convert("RGB"), False
 
 
 def _damaged(error: BaseException, size: int) -> ImageRejected:

@@ -1,6 +1,7 @@
 """From a path of a table to the bytes of its file: within a root, within a size, and with retries for URLs.
 
-A path is a local path or an fsspec URL; `file://` and `local://` URLs are local paths. With a `root`, nothing
+A path is a local path or an fsspec URL; `file://` and `local://` URLs are local paths. The box behind it, if it has
+one (`tables.boxes`), is not looked at here. With a `root`, nothing
 outside it is opened:
 
 - a local root: the path is taken apart as the system does it, with every `..` and symbolic link, and must end
@@ -31,6 +32,7 @@ import fsspec
 
 from lookalike.errors import ConfigError, MissingDependency
 from lookalike.images.outcome import ImageRejected, Reason
+from lookalike.tables.boxes import split_box
 
 #: Bytes asked for at a time where the size of a file is not known beforehand.
 _CHUNK = 1 << 20
@@ -185,8 +187,8 @@ def is_remote(path: str, root: str) -> bool:
 
 
 def _place(path: str, settings: ReadSettings) -> str:
-    """What to open for a path of a table; refuses what lies outside the root."""
-    path = _without_file_scheme(path)
+    """What to open for a path of a table, without its box; refuses what lies outside the root."""
+    path = _without_file_scheme(split_box(path)[0])
     if settings.root:
         return _inside(path, _without_file_scheme(settings.base))
     # A Path for each row is slow.

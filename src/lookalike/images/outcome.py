@@ -23,6 +23,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     NOT_AN_IMAGE = "not_an_image"
     BAD_VECTOR = "bad_vector"
+    BAD_BOX = "bad_box"
 
 
 class ImageRejected(Exception):  # noqa: N818 - a signal between decoder and engine, not an error for the user

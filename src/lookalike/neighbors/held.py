@@ -46,6 +46,27 @@ class Sums(NamedTuple):
     largest: float
 
 
+class Hiding(NamedTuple):
+    """Halves of some targets.
+
+    Attributes
+    ----------
+    visible:
+        halves x targets: who is; everyone else is hidden.
+    weights:
+        Of the targets; of the visible ones of a half they are scaled to a mean of 1. Where these are 0, they count
+        alike.
+    """
+
+    visible: npt.NDArray[np.bool_]
+    weights: Float64s
+
+    @property
+    def means(self) -> Float64s:
+        """Per half, the mean weight of the visible targets; 0 where they count alike."""
+        return np.array([self.weights[own].mean() if self.weights[own].any() else 0.0 for own in self.visible])
+
+
 class Arithmetic(Protocol):
     """What scores are computed with; on the processor or on a device, to the same figures but for rounding.
 
@@ -57,8 +78,12 @@ class Arithmetic(Protocol):
         """Vectors less a mean, projected on some axes, as unit vectors in float32; at the mean they are zero."""
         ...
 
-    def put(self, directions: npt.NDArray[np.float32]) -> There:
-        """Directions that were made elsewhere."""
+    def units(self, projected: npt.NDArray[np.float32], components: int) -> There:
+        """Directions from the first whitened coordinates of vectors that were projected elsewhere."""
+        ...
+
+    def put(self, vectors: Floats) -> There:
+        """Directions, or vectors, that were made or read elsewhere."""
         ...
 
     def products(self, queries: There, vector: Float64s) -> Float64s:
@@ -80,6 +105,35 @@ class Arithmetic(Protocol):
             Per image, what its cosine is multiplied by.
         own:
             Per query, its own row among the images, which is left out; -1 where it is not among them.
+        """
+        ...
+
+    def half_means(
+        self,
+        queries: There,
+        images: There,
+        targets: There,
+        hiding: Hiding,
+        k: int,
+        own: Rows | None = None,
+        own_target: Rows | None = None,
+    ) -> tuple[Float64s, Float64s]:
+        """Per half and query, the mean cosine to the k nearest visible targets, and that to the k nearest others.
+
+        The others are the images and the hidden targets. `selection.halves` says it in full.
+
+        Parameters
+        ----------
+        queries, images, targets:
+            Directions.
+        hiding:
+            Who is hidden, and how much each target counts.
+        k:
+            How many at most.
+        own:
+            Per query, its own row among the images, which is left out; None where none is among them.
+        own_target:
+            Per query, which target it is itself, which is left out; None where none is.
         """
         ...
 

@@ -102,8 +102,8 @@ def _unrelated(facts: Facts) -> Action:
     if facts.unrelated and facts.random:
         limit = UNRELATED * facts.random
         text = (
-            f"Yes: {count(facts.unrelated, 'target')} with no pool image nearer than {number(limit)}. Look at the "
-            "pairs in the gallery. If they are wrong, a threshold at that distance drops them; if most pairs are "
+            f"Yes: {count(facts.unrelated, 'target')} with no {facts.pool_image} nearer than {number(limit)}. Look at "
+            "the pairs in the gallery. If they are wrong, a threshold at that distance drops them; if most pairs are "
             "wrong, try an encoder that suits the images better."
         )
         tighter = facts.threshold is None or facts.threshold > limit

@@ -77,9 +77,9 @@ def _hub_words(found: Mapping[str, Any], room: Room) -> Iterator[str]:
     hubs = found["hubs"]
     if hubs["skewness"] is None:
         return
-    chance = "" if hubs["by_chance"] is None else f" (by chance {hubs['by_chance']:.1f})"
+    chance = "" if hubs["by_chance"] is None else f" (by chance {_skewness(hubs['by_chance'])})"
     of = "" if room.tight else " of the pool images"
-    yield f"Skewness of the {found['k']}-occurrence{of}: {hubs['skewness']:.1f}{chance}."
+    yield f"Skewness of the {found['k']}-occurrence{of}: {_skewness(hubs['skewness'])}{chance}."
     if room.prose:
         yield "Far above chance, a few images (hubs) are near to very many targets."
     images = [one for one in hubs["images"] if one["targets"] >= _LEAST_FOUND]
@@ -89,6 +89,11 @@ def _hub_words(found: Mapping[str, Any], room: Room) -> Iterator[str]:
             for one in images[: min(_WORST, 2 * room.items)]
         )
         yield f"Found for most targets: {named}."
+
+
+def _skewness(value: float) -> str:
+    """With one digit, and without a sign before a zero."""
+    return f"{round(value, 1) + 0.0:.1f}"
 
 
 def _drift_words(drift: Mapping[str, Any], room: Room) -> str:

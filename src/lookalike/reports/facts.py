@@ -37,6 +37,8 @@ _SCIPY = {"cosine": "cosine", "euclidean": "euclidean", "manhattan": "cityblock"
 HUB_TARGETS, HUB_SHARE, HUB_TIMES = 10, 0.1, 10
 #: The pool counts as exhausted when such a share of what may be mined is mined, or of the candidates were duplicates.
 MINED_SHARE, DUPLICATE_SHARE = 0.8, 0.5
+#: Outcomes of a pair whose target has its image, or one that is the same or almost the same, in the mined table.
+SERVED = (Outcome.KEPT, Outcome.DUPLICATE, Outcome.NEAR_DUPLICATE)
 #: Nearest distances from this share of a random pair's distance on count as unrelated.
 UNRELATED = 0.8
 
@@ -68,7 +70,7 @@ class LabelFacts:
     without_own:
         Targets without a kept pair.
     nothing:
-        Those of them whose neighbours are not in the mined table at all.
+        Those of them none of whose neighbours is a duplicate or near-duplicate of a kept one either.
     """
 
     label: str
@@ -240,6 +242,12 @@ class Facts:
         return "filter_by_label" if self.scored and self.wants_label_filter and self.filter_ran else ""
 
     @property
+    def pool_image(self) -> str:
+        """What a target's neighbours are called: an image that was left out, or has another label, may be nearer."""
+        searched = "searched pool image" if self.left_out else "pool image"
+        return f"{searched} of its label" if self.label_rule else searched
+
+    @property
     def all_unrelated(self) -> bool:
         """Whether most targets have nothing near."""
         return bool(self.target_count) and self.unrelated > self.target_count / 2
@@ -272,7 +280,7 @@ def gather(folder: RunFolder) -> Facts:
     check_rows(folder, pairs, tables)
     labels = read_labels(folder.targets)
     nearest = pairs.nearest(count)
-    own, shared = (_targets_with(pairs, count, outcomes) for outcomes in (("kept",), ("kept", "duplicate")))
+    own, shared = (_targets_with(pairs, count, outcomes) for outcomes in ((Outcome.KEPT,), SERVED))
     random = _random_distance(tables, record)
     far = np.flatnonzero(nearest >= UNRELATED * random) if random else np.zeros(0, np.int64)
     far = far[np.isfinite(nearest[far])]

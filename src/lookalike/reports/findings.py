@@ -23,7 +23,10 @@ _FILTER_WARNING = "filter_by_label is on"
 _IDENTITY_WARNING = "no encoder identity"
 _OVERLAP_WARNING = "targets are in the pool, too"
 _SHORT_WARNING = "images are kept of a budget of"
-_EMPTY_WARNINGS = ("every row of the pool is excluded", "no target has a neighbour in the pool that may be kept")
+_EMPTY_WARNINGS = (
+    *("every row of the pool is excluded", "every row of the pool is barred"),
+    "no target has a neighbour in the pool that may be kept",
+)
 
 
 #: With room for so few entries of a list, lists that are found elsewhere are left out.
@@ -147,7 +150,8 @@ def _served(facts: Facts, room: Room) -> Iterator[str]:
     if facts.nothing and facts.mined:
         whose = "its" if facts.nothing == 1 else "their"
         yield (
-            f"**{count(facts.nothing, 'target')} left with nothing**: none of {whose} neighbours is in the mined table"
+            f"**{count(facts.nothing, 'target')} left with nothing**: none of {whose} neighbours was kept, or is a "
+            "duplicate or near-duplicate of a kept image"
             f"{_such_as(facts.first_nothing, facts.nothing, room)}."
         )
     if is_exhausted(facts) and facts.mined:
@@ -159,8 +163,9 @@ def _images(facts: Facts, room: Room) -> Iterator[str]:
     if facts.unrelated:
         what = "Distances look unrelated" if facts.all_unrelated else "Unrelated neighbours"
         rule = f"{UNRELATED:g} times the distance of a random target–pool pair ({number(facts.random)})"
+        nearest = f"the nearest {facts.pool_image} is no nearer than {rule}"
         yield (
-            f"**{what}**: for {count(facts.unrelated, 'target')} the nearest pool image is no nearer than {rule}"
+            f"**{what}**: for {count(facts.unrelated, 'target')} {nearest}"
             f"{_such_as(facts.first_unrelated, facts.unrelated, room)}."
         )
     if facts.hub_count:

@@ -21,7 +21,7 @@ import jinja2
 from lookalike.config.schemas import ScoringConfig
 from lookalike.errors import ImagesFailed, LookalikeError
 from lookalike.reports.captions import plot_captions
-from lookalike.reports.facts import gather
+from lookalike.reports.facts import Facts, gather
 from lookalike.reports.findings import Findings, Room, find
 from lookalike.reports.gallery_data import GalleryData, load, page_content, page_images
 from lookalike.reports.markdown import command, pieces
@@ -45,7 +45,9 @@ _PICTURE = b'"UklGR'
 _ROOM = Room(labels=0, items=5, warning=240, value=80, prose=False)
 
 
-def write_gallery(folder: RunFolder, *, every: bool = False, keep_pictures: bool = False) -> list[Path]:
+def write_gallery(
+    folder: RunFolder, *, every: bool = False, keep_pictures: bool = False, facts: Facts | None = None
+) -> list[Path]:
     """Write the gallery of a finished run and return its pages.
 
     Parameters
@@ -57,6 +59,8 @@ def write_gallery(folder: RunFolder, *, every: bool = False, keep_pictures: bool
         Otherwise one page shows a sample, and says so.
     keep_pictures:
         Refuse to put a page on which no image can be read in the place of one that has pictures.
+    facts:
+        What `gather` found in the run, where that is known already.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def write_gallery(folder: RunFolder, *, every: bool = False, keep_pictures: bool
     """
     data = load(folder)
     pages = data.pages(every=every)
-    head = {**_verdict(data), **_eye(data)}
+    head = {**_verdict(data), **_eye(data, facts)}
     paths = [folder.gallery if not number else page_path(folder, number + 1) for number in range(len(pages))]
     for number, rows in enumerate(pages):
         images = page_images(data, rows)
@@ -202,6 +206,7 @@ def _chosen(record: RunRecord) -> str:
     why = {
         "density_ratio": "more like the targets than like the rest of the pool",
         "lda": "nearest to the mean of the targets",
+        "blend": "like the targets and unlike the rest of the pool, by several scores at once",
         "nearest": "best rank among the neighbours of any target",
     }.get(selection["scoring"], "best score")
     floor = setting(record.settings, "min_per_target")
@@ -217,10 +222,10 @@ def _command(folder: RunFolder, name: str, word: str) -> str:
     return command(("lookalike", name, str(folder.path.resolve()), word))
 
 
-def _eye(data: GalleryData) -> dict[str, Any]:
+def _eye(data: GalleryData, facts: Facts | None) -> dict[str, Any]:
     """What needs a person's eye, as in the report, taken apart so that the template can escape it."""
     try:
-        findings = find(gather(data.folder), _ROOM)
+        findings = find(facts or gather(data.folder), _ROOM)
     except LookalikeError as error:
         # A folder without its vectors, for example: the images can be looked at all the same.
         log.warning("the gallery has no findings: %s", error)

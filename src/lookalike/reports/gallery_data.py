@@ -23,6 +23,7 @@ from lookalike.errors import TableError
 from lookalike.reports.markdown import command
 from lookalike.reports.thumbnails import Reading, Thumbnail
 from lookalike.selection.filters import Outcome
+from lookalike.tables.boxes import split_box
 from lookalike.tables.embedding_table import Parts
 from lookalike.tables.pair_table import SCHEMA
 from lookalike.tables.run_folder import RunFolder, RunRecord, file_record, read_record
@@ -104,10 +105,9 @@ def load(folder: RunFolder) -> GalleryData:
     table = targets.read(("filepath", "label"))
     paths = table.column("filepath").to_pylist()
     labels = table.column("label").to_pylist() if "label" in table.column_names else [None] * len(paths)
+    # A selection by score has the best score first, and images beyond a target's neighbours have no rank.
+    pairs = pairs.sort_by([(name, "ascending") for name in ("target_row", "distance", "rank")])
     rows = pairs.column("target_row").to_numpy()
-    if len(rows) and (np.diff(rows) < 0).any():
-        pairs = pairs.sort_by([("target_row", "ascending"), ("rank", "ascending")])
-        rows = pairs.column("target_row").to_numpy()
     last = pc.max(every.column("target_row")).as_py() if len(every) else -1
     if last >= len(paths):
         raise TableError(
@@ -183,11 +183,12 @@ def image_id(filepath: str) -> str:
 
 
 def image_link(filepath: str, root: str, folder: Path) -> str:
-    """Where the full image is, seen from a page in the run folder; empty where a browser cannot open it.
+    """Where the file of an image is, seen from a page in the run folder; empty where a browser cannot open it.
 
     Relative where the image lies in the folder, so that it stays right when the folder moves. Only http(s) and local
     files are linked: a table may hold anything, `javascript:` too.
     """
+    filepath = split_box(filepath)[0]
     if "://" not in filepath and "://" in root and not root.startswith(("file://", "local://")):
         filepath = root.rstrip("/") + "/" + filepath
     if "://" in filepath and not filepath.startswith(("file://", "local://")):

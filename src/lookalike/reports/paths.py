@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError
+from lookalike.tables.boxes import split_box
 from lookalike.tables.run_folder import RunFolder
 
 #: Paths that are looked up on the disk.
@@ -93,7 +94,7 @@ def _is_utf8(paths: pa.Array) -> bool:
 def _looked_up(paths: list[str], root: str) -> Iterator[tuple[str, bool | None]]:
     """Paths with whether each is a file on the disk; a URL is not looked up."""
     for path in paths:
-        local = path.removeprefix("file://")
+        local = split_box(path.removeprefix("file://"))[0]
         base = root.removeprefix("file://")
         if "://" in local or ("://" in base and not Path(local).is_absolute()):
             yield path, None

@@ -33,8 +33,15 @@ _BINS = 40
 _MOST_LABELS = 20
 
 
-def write_plots(folder: RunFolder) -> list[Path]:
+def write_plots(folder: RunFolder, facts: Facts | None = None) -> list[Path]:
     """Draw the plots of a finished run into its folder of plots.
+
+    Parameters
+    ----------
+    folder:
+        The run.
+    facts:
+        What `gather` found in it, where that is known already.
 
     Returns
     -------
@@ -47,7 +54,7 @@ def write_plots(folder: RunFolder) -> list[Path]:
     TableError
         When the folder is no finished run, a table is damaged, or a plot cannot be written.
     """
-    facts = gather(folder)
+    facts = facts or gather(folder)
     pairs = read_pairs(folder)
     written = []
     with drawing.style():

@@ -22,12 +22,15 @@ from lookalike.tables.run_folder import RunFolder
 
 #: What readers expect of the length, in words between blanks.
 MOST_WORDS = 1200
+#: Steps of a run whose times are told; a run has fewer.
+_MOST_STEPS = 12
 #: From plenty to little: the first that leaves the report short enough is taken.
 _ROOMS = (
     Room(25, 10, 240, 160, prose=True),
     Room(25, 6, 200, 120, prose=False),
     Room(18, 5, 160, 100, prose=False),
     Room(12, 5, 140, 80, prose=False),
+    Room(12, 2, 140, 80, prose=False),
     Room(8, 4, 120, 60, prose=False),
     Room(5, 3, 100, 40, prose=False),
     Room(3, 2, 60, 24, prose=False),
@@ -64,12 +67,11 @@ def write_report(folder: RunFolder) -> Path:
     TableError
         When the folder is no finished run, a table is damaged, or the report cannot be written.
     """
-    return store_report(folder, report_text(folder))
+    return store_report(folder, report_text(gather(folder)))
 
 
-def report_text(folder: RunFolder) -> str:
+def report_text(facts: Facts) -> str:
     """The text of the report, which `store_report` writes: the record gets its digest in between."""
-    facts = gather(folder)
     text = next((text for text in (render(facts, room) for room in _ROOMS) if _fits(text)), None)
     return text or render(facts, _ROOMS[-1])
 
@@ -115,8 +117,8 @@ def render(facts: Facts, room: Room) -> str:
         if record.selection
         else "",
         "held_out": held_out_table(record.selection, room.items, prose=room.prose) if record.selection else "",
+        "times": _times(record.seconds),
         "diagnosis": diagnosis_block(facts, room),
-        "times": "" if room.tight else _times(facts),
         "labels": _labels(facts.labels[: room.labels], value),
         "labels_rest": _labels_rest(facts, room),
         "plots": plot_captions(facts.folder),
@@ -220,6 +222,7 @@ def _counts(facts: Facts) -> str:
         "pairs": "Total pairs",
         "label_mismatches": "Dropped by label",
         "over_distance": "Dropped by distance",
+        "under_similarity": "Dropped by similarity",
         "duplicates": "Duplicates removed",
         "unique": "Unique items saved",
         "excluded": "Excluded from the pool",
@@ -253,15 +256,14 @@ def _noop(facts: Facts) -> str:
     return f"The label filter was not a no-op: it dropped {markdown.count(mismatches, 'pair')} whose labels differ."
 
 
-def _times(facts: Facts) -> str:
-    """How long the first steps took."""
-    steps = list(facts.record.seconds.items())[:8]
-    return ", ".join(f"{markdown.plain(step, 40)} {seconds:.1f} s" for step, seconds in steps)
-
-
 def _certificate(facts: Facts) -> str:
     text = facts.record.certificate.get("text")
     return f"Exact search: {markdown.plain(text, 200)}." if text else ""
+
+
+def _times(seconds: dict[str, float]) -> str:
+    """How long each step took."""
+    return ", ".join(f"{markdown.plain(step, 40)} {time:.1f} s" for step, time in list(seconds.items())[:_MOST_STEPS])
 
 
 def _labels(rows: list[LabelFacts], most: int) -> str:
@@ -288,7 +290,8 @@ def _labels_rest(facts: Facts, room: Room) -> str:
         return f"All {len(rows)} target labels are shown, those with most targets first."
     bare = sorted((row for row in rest if row.nothing), key=lambda row: (-row.nothing, row.label))
     text = (
-        f"Shown: the {room.labels} labels with most targets. The other {markdown.count(len(rest), 'label')} have "
+        f"Shown: the {markdown.count(room.labels, 'label')} with most targets. "
+        f"The other {markdown.count(len(rest), 'label')} have "
         f"{markdown.count(sum(row.targets for row in rest), 'target')} and {sum(row.mined for row in rest)} mined; "
         f"{sum(row.without_own for row in rest)} of them have no own row, {sum(row.nothing for row in rest)} nothing."
     )

@@ -21,6 +21,8 @@ _WORDS = {
     "a space whitened on the pool's leading components.",
     "lda": "An image's score says how near it is to the mean of the targets, in a space whitened on the pool's "
     "leading components.",
+    "blend": "An image's score is a weighted mean of several scores, each brought to one scale: what is like the "
+    "targets and unlike the rest of the pool by many of them stands first.",
     "nearest": "An image's score is one over its best rank among the neighbours of any target.",
 }
 
@@ -66,7 +68,7 @@ def _filter_settings(facts: Facts) -> dict[str, str]:
     return shown
 
 
-def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool, tight: bool = False) -> str:
+def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool, tight: bool) -> str:
     """What chose the images, in a few sentences.
 
     Parameters
@@ -78,21 +80,20 @@ def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool, tig
     prose:
         Whether what is the same in every such run is explained.
     tight:
-        Whether only what must be there is.
+        Whether not even what a score is has room.
     """
     scoring, components = selection["scoring"], selection["components"]
     name = f"`{scoring}`" + (f" with {components} components" if components else "")
     sentences = [f"Images were selected by score: {name}, {markdown.plain(selection['reason'], 60 if tight else 300)}."]
-    if prose:
+    if not tight:
         sentences.append(_WORDS.get(scoring, ""))
     claim = "Every target has a claim on its own nearest candidates first, then the best scores fill the budget"
     if not facts.setting("min_per_target"):
         claim = "The best scores fill the budget"
+    near = " or a near-duplicate of one" if facts.setting("dedup_threshold") >= 0 else ""
     sentences += [
-        f"Budget: {facts.mined} of {selection['budget']}."
-        if tight
-        else f"{claim}: {facts.mined} of {selection['budget']} images.",
-        f"Served, by a mined image among its own candidates: {selection['served']} of "
+        f"{claim}: {facts.mined} of {selection['budget']} images.",
+        f"Served, by a mined image among its own candidates{near}: {selection['served']} of "
         f"{markdown.count(selection['targets'], 'target')}.",
     ]
     if prose:
@@ -101,7 +102,7 @@ def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool, tig
             "budget asks for them), and of every other image that came to its turn; `duplicate` marks the further "
             "targets of an image that is kept."
         )
-    if scoring == "density_ratio" and not selection["exact_background"]:
+    if scoring in ("density_ratio", "blend") and not selection["exact_background"]:
         sentences.append(
             f"The rest of the pool stands for itself by a random sample of {selection['background']} images "
             f"(seed {selection['seed']})."
@@ -120,15 +121,19 @@ def held_out_table(selection: dict[str, Any], most: int, *, prose: bool) -> str:
             f"{one['rank']:.0f}",
             f"{one['spread']:.2f}",
             f"{one['found']:.0%}",
+            f"{one.get('share', 0.0):.0%}",
         )
         for one in tried[:most]
     ]
-    table = markdown.table(("scoring, components", "typical rank", "spread", "found"), rows, "lrrr")
+    table = markdown.table(("scoring, components", "typical rank", "spread", "found", "share"), rows, "lrrrr")
     rest = f" The {len(tried) - most} others were worse." if len(tried) > most else ""
     if not prose:
-        return f"{table}\n\nRandom halves of the targets were hidden; `found`: within the budget again.{rest}"
+        return (
+            f"{table}\n\nRandom halves of the targets were hidden; `found`: within the budget again; `share`: in the "
+            f"blend.{rest}"
+        )
     return (
         f"{table}\n\nThe choice needs no labels: random halves of the targets were hidden among "
         f"{tried[0]['among']} pool images, and each candidate had to find them again. `typical rank` is where it put a "
-        f"hidden one, `found` how many of them came within the budget.{rest}"
+        f"hidden one, `found` how many of them came within the budget, `share` how much it counts in the score.{rest}"
     )

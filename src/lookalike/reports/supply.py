@@ -67,8 +67,8 @@ def why_empty(facts: Facts) -> str:
     """Why nothing was mined."""
     if not facts.searched:
         rules = ", ".join(left_out(facts))
-        every = count(facts.left_out, "pool image was", "pool images were")
-        return f"all {every} left out before the search{rules and f' ({rules})'}"
+        every = "the only pool image was" if facts.left_out == 1 else f"all {facts.left_out} pool images were"
+        return f"{every} left out before the search{rules and f' ({rules})'}"
     if not facts.pairs:
         if facts.label_rule:
             return f"no target's label occurs in the pool, and `{facts.label_rule}` allows no other"

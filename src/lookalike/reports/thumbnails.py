@@ -17,6 +17,7 @@ from lookalike.images.decode import DecodeSettings, decode
 from lookalike.images.locate import ReadSettings, read_bytes
 from lookalike.images.outcome import ImageRejected
 from lookalike.progress import progress
+from lookalike.tables.boxes import split_box
 
 #: Threads that read; more than the cores, because some of them wait for a disk or a network.
 _THREADS = min(32, max(8, 2 * (os.cpu_count() or 1)))
@@ -27,6 +28,7 @@ _WORDS = {
     "truncated": "the file ends early",
     "too_large": "the image is too large",
     "not_an_image": "the file is not an image",
+    "bad_box": "the box is not inside the image",
 }
 
 
@@ -117,7 +119,8 @@ def small_copy(filepath: str, edge: int, reading: Reading) -> Image.Image:
         When it cannot be read.
     """
     # Twice the edge: what the JPEG decoder leaves out must not be seen.
-    picture = decode(read_bytes(filepath, reading.files), reading.pixels, edge=2 * edge).image
+    data, box = read_bytes(filepath, reading.files), split_box(filepath)[1]
+    picture = decode(data, reading.pixels, edge=2 * edge, box=box).image
     picture.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     return picture.convert("RGB")
 

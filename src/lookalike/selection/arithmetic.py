@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from lookalike.neighbors.base import Float64s, Floats, Rows
-from lookalike.neighbors.held import Arithmetic, held
+from lookalike.neighbors.held import Arithmetic, Hiding, held
 from lookalike.neighbors.sides import Side
+from lookalike.selection.halves import half_means
 from lookalike.selection.scoring import likeness, mean_of, near, without_self
 from lookalike.selection.space import BLOCK, Singles, Whitening, directions
 
@@ -27,9 +28,13 @@ class HostArithmetic:
         """See `Arithmetic.directions`."""
         return directions(project(Whitening(mean, axes), vectors), axes.shape[1])
 
-    def put(self, directions: Singles) -> Singles:
+    def units(self, projected: Singles, components: int) -> Singles:
+        """See `Arithmetic.units`."""
+        return directions(projected, components)
+
+    def put(self, vectors: Floats) -> Floats:
         """See `Arithmetic.put`."""
-        return directions
+        return vectors
 
     def products(self, queries: Singles, vector: Float64s) -> Float64s:
         """See `Arithmetic.products`."""
@@ -44,6 +49,23 @@ class HostArithmetic:
             return mean_of(without_self(near(queries, images, k + 1, self._devices), own, k))
         found = near(queries, images, k, self._devices)
         return mean_of(found.cosines) if weights is None else likeness(found, weights)
+
+    def half_means(
+        self,
+        queries: Singles,
+        images: Singles,
+        targets: Singles,
+        hiding: Hiding,
+        k: int,
+        own: Rows | None = None,
+        own_target: Rows | None = None,
+    ) -> tuple[Float64s, Float64s]:
+        """See `Arithmetic.half_means`."""
+        if own is None:
+            nearest = near(queries, images, k, self._devices).cosines
+        else:
+            nearest = without_self(near(queries, images, k + 1, self._devices), own, k)
+        return half_means(nearest, queries.astype(np.float64) @ targets.T.astype(np.float64), hiding, k, own_target)
 
 
 def arithmetic_of(pool: Side, devices: list[str]) -> Arithmetic:

@@ -1,7 +1,16 @@
-"""How the scoring of a selection is settled: as asked, or by targets that are hidden in the pool (`heldout`)."""
+"""How the scoring of a selection is settled: as asked, or by targets that are hidden in the pool (`heldout`).
+
+What is left open is blended. Some ten options differ by less than a few dozen targets can tell, so that the best of
+them is a matter of luck; their mean is nearly as good as the best, whoever that is. An option's share is in proportion
+to one over its typical rank of hidden targets to a power: half the square root of the number of targets, because the
+random part of that rank's logarithm falls with this root. `lda` looks at nothing but a mean, which is unsure for few
+targets: it counts less where there are fewer than 60.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +19,8 @@ from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.base import Float64s, Floats
 from lookalike.neighbors.sides import Side
 from lookalike.selection.arithmetic import arithmetic_of, project
-from lookalike.selection.heldout import LEAST_TARGETS, Option, Sample, held_out
-from lookalike.selection.passes import Background, Scorer, learn
+from lookalike.selection.heldout import LEAST_TARGETS, HeldOut, Option, Sample, held_out
+from lookalike.selection.passes import Background, Blend, Scorer, learn
 from lookalike.selection.result import Choice, Diary
 from lookalike.selection.scoring import WHITENED
 from lookalike.selection.space import Mask, Moments, Whitening
@@ -20,6 +29,15 @@ from lookalike.selection.space import Mask, Moments, Whitening
 LADDER = (16, 32, 64, 128, 256)
 #: What is used, with density_ratio, where too few targets are there to choose.
 FALLBACK_COMPONENTS = 32
+#: The scoring of a choice that several options share.
+BLEND = Option("blend", 0)
+#: The power of the typical rank that shares are in proportion to, for one target; it grows with the root of their
+#: number.
+_POWER = 0.5
+#: With fewer targets than this, `lda` counts less.
+_SURE_MEAN = 60
+#: Less than this part of the best one's is no share.
+_LEAST_PART = 0.1
 
 
 class Chosen(NamedTuple):
@@ -35,7 +53,7 @@ class Chosen(NamedTuple):
         How many pool images the choice and the score look at.
     """
 
-    scorer: Scorer | None
+    scorer: Scorer | Blend | None
     choice: Choice
     background: int
 
@@ -74,6 +92,7 @@ class Chooser:
         self._pool, self._excluded, self._allowed = pool, excluded, allowed
         self._targets, self._weights, self._avoid = targets, weights, avoid
         self._settings, self._devices, self._diary = settings, devices, diary
+        self._arithmetic = arithmetic_of(pool, devices)
 
     def choose(self, budget: int) -> Chosen:
         """Settle it for so many kept images; reads the pool once, unless `nearest` is asked for."""
@@ -86,17 +105,25 @@ class Chooser:
             whitening = Whitening.of(moments, most)
         with self._diary.timed("choosing"):
             choice = self._choice(moments, whitening, background, budget)
+        used = {choice.option: 1.0}
+        if choice.option == BLEND:
+            used = {one.option: one.share for one in choice.tried if one.share}
         if choice.option.scoring == "nearest":
             return Chosen(None, choice, len(background.rows))
-        if choice.option.scoring == "density_ratio" and len(background.rows) < self._allowed:
+        if len(background.rows) < self._allowed and any(option.scoring == "density_ratio" for option in used):
             self._diary.notes.append(
                 f"density_ratio compares with a random sample of {len(background.rows)} of {self._allowed} pool images "
                 f"(seed {settings.seed})"
             )
-        scorer = Scorer(
-            whitening, choice.option, self._targets, self._weights, background, self._devices, self._avoid,
-            settings.avoid_weight, arithmetic_of(self._pool, self._devices),
-        )  # fmt: skip
+        with self._diary.timed("scoring"):
+            scorers = [
+                Scorer(
+                    whitening, option, self._targets, self._weights, background, self._devices, self._avoid,
+                    settings.avoid_weight, self._arithmetic,
+                )
+                for option in used
+            ]  # fmt: skip
+            scorer = scorers[0] if len(used) == 1 else Blend(scorers, [*used.values()], background, self._arithmetic)
         return Chosen(scorer, choice, len(background.rows))
 
     def _choice(self, moments: Moments, whitening: Whitening, background: Background, budget: int) -> Choice:
@@ -122,15 +149,22 @@ class Chooser:
         )  # fmt: skip
         tried = held_out(
             sample, options, metric=settings.knn_metric, share=budget / self._allowed, splits=settings.splits,
-            seed=settings.seed, devices=self._devices,
+            seed=settings.seed, arithmetic=self._arithmetic,
         )  # fmt: skip
-        ordered = tuple(sorted(tried, key=lambda one: one.log_rank))
+        ordered = shared(tried, int(counted.sum()))
         first, last = ordered[0], ordered[-1]
-        reason = (
-            f"of {len(tried)} options it found hidden targets best: typical rank {first.rank:.0f} among "
-            f"{first.among} pool images (the worst option: {last.rank:.0f})"
+        used = [one for one in ordered if one.share]
+        found = (
+            f"typical rank of a hidden target {first.rank:.0f} among {first.among} pool images with {first.option}, "
+            f"{last.rank:.0f} with the worst option"
         )
-        return Choice(first.option, reason, ordered)
+        if len(used) > 1:
+            return Choice(
+                BLEND, f"{len(used)} of {len(tried)} options, by how well they found hidden targets: {found}", ordered
+            )
+        return Choice(
+            used[0].option, f"no other of {len(tried)} options found hidden targets nearly as well: {found}", ordered
+        )
 
     def _options(self, there: int) -> list[Option]:
         """What the settings leave open, in the space's number of components; nothing where there are none."""
@@ -148,6 +182,31 @@ class Chooser:
         scorings = WHITENED if settings.scoring == "auto" else (settings.scoring,)
         options = [Option(scoring, number) for scoring in scorings for number in numbers]
         return [Option("nearest", 0), *options] if settings.scoring == "auto" else options
+
+
+def shared(tried: Sequence[HeldOut], targets: int) -> tuple[HeldOut, ...]:
+    """The same with their shares in the blend, best first.
+
+    `nearest` orders images by ranks that cannot be added to scores. It is tried to compare, and used alone where
+    nothing else comes near.
+
+    Parameters
+    ----------
+    tried:
+        Held-out figures of every option.
+    targets:
+        How many targets were hidden in turn.
+    """
+    ordered = sorted(tried, key=lambda one: one.log_rank)
+    weights = {"density_ratio": 1.0, "lda": min(1.0, targets / _SURE_MEAN), "nearest": 0.0}
+    power = _POWER * targets**0.5
+    parts = np.exp([-power * (one.log_rank - ordered[0].log_rank) for one in ordered])
+    parts *= [weights[one.option.scoring] for one in ordered]
+    if parts.max() < _LEAST_PART:  # so much better is `nearest`, which comes first then
+        parts[0] = 1.0
+    parts[parts < _LEAST_PART * parts.max()] = 0.0
+    parts /= parts.sum()
+    return tuple(replace(one, share=float(part)) for one, part in zip(ordered, parts, strict=True))
 
 
 def _fallback(options: list[Option]) -> Option:

@@ -1,8 +1,7 @@
 """Which images are kept once they have scores: a floor for every target, limits, and a budget.
 
-1. The floor: pairs of a target and one of its own candidates are walked best score first, and an image is kept for a
-   target that has fewer than `min_per_target` kept images among its candidates. An image that several targets have
-   among their candidates counts for all of them.
+1. The floor: every target gets `min_per_target` kept images among its candidates, by few images with good scores
+   (`floor`). An image that several targets have among their candidates counts for all of them.
 2. The budget: the images are walked best score first (equal scores: the smaller distance to a target, then the pool's
    order), and each is kept for the nearest target that may still have one, until the budget is full.
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from lookalike.neighbors.base import Rows
 from lookalike.selection.filters import Outcome, code
+from lookalike.selection.floor import Cover
 from lookalike.selection.pairs import Images, Limits, Outcomes, Pairs
 from lookalike.selection.space import Mask
 
@@ -194,7 +194,7 @@ def cover(
     stops = np.zeros(len(sorted_), np.int8) if stops is None else stops[sorted_]
     possible = images.possible
     state = _State(pairs.at(np.flatnonzero((stops == 0) & possible[pairs.rows])), images, labels, limits, same)
-    state.fill_floor()
+    state.fill_floor(place)
     state.fill_budget(order or InOrder(walk[possible[walk]]))
     return state.finish(pairs, stops, place)
 
@@ -223,19 +223,21 @@ class _State:
         self._order = np.argsort(numbers, kind="stable")
         self._sorted = numbers[self._order]
 
-    def fill_floor(self) -> None:
-        """Keep for every target what it must have, best score first."""
+    def fill_floor(self, place: Rows) -> None:
+        """Keep for every target what it must have; `place` is that of each row by score."""
         limits, pairs = self._limits, self._pairs
-        short = len(self._labels) if limits.floor else 0
-        near = (pairs.ranks >= 1) & (pairs.ranks <= limits.candidates)
-        for number in np.flatnonzero(near).tolist() if short else ():
-            target, row = int(pairs.targets[number]), int(pairs.rows[number])
-            if self._own[target] >= limits.floor or self._is_taken(row) or not self._room[target]:
-                continue
-            if len(self._kept) >= limits.budget or not short:
-                break
-            owners = self._keep(row, target)
-            short -= int((self._own[owners] == limits.floor).sum())
+        if limits.floor:
+            near = (pairs.ranks >= 1) & (pairs.ranks <= limits.candidates)
+            cover = Cover(self._same.of(pairs.rows[near]), pairs.targets[near], place[pairs.rows[near]])
+            while len(self._kept) < limits.budget:
+                short = (self._own < limits.floor) & self._room
+                number = cover.take(short)
+                if number is None:
+                    break
+                # For the nearest target that needs it, of its rows that with the best score.
+                mine = self._of_number(number)
+                first = mine[near[mine] & short[pairs.targets[mine]]][0]
+                self._keep(int(pairs.rows[first]), int(pairs.targets[first]))
         self._by_floor = len(self._kept)
 
     def fill_budget(self, order: Order) -> None:
@@ -306,7 +308,10 @@ class _State:
 
     def _of(self, row: int) -> Rows:
         """The pairs of an image, its nearest target first."""
-        number = self._same.number(row)
+        return self._of_number(self._same.number(row))
+
+    def _of_number(self, number: int) -> Rows:
+        """The same, by its number."""
         begin, end = np.searchsorted(self._sorted, (number, number + 1))
         mine: Rows = self._order[begin:end]
         return mine

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from lookalike.neighbors.base import Float64s, Floats, Rows
+from lookalike.neighbors.held import Hiding
 from lookalike.neighbors.threads import in_parts
-from lookalike.selection.space import Mask, Singles
+from lookalike.selection.space import Mask
 
 #: Images at a time: what is done with them stays near the processor.
 _AT_A_TIME = 256
@@ -21,7 +22,7 @@ _BEGINNING = 5
 
 
 def half_means(
-    near: Floats, to_targets: Singles, visible: Mask, weights: Float64s, k: int, own: Rows | None = None
+    near: Floats, to_targets: Floats, hiding: Hiding, k: int, own: Rows | None = None
 ) -> tuple[Float64s, Float64s]:
     """Per half and image, the weighted mean cosine to the k nearest visible targets, and that to the k nearest others.
 
@@ -34,25 +35,22 @@ def half_means(
         images x k, cosines to the nearest images of the pool; -inf where there are fewer.
     to_targets:
         images x targets, cosines.
-    visible:
-        halves x targets: who is; everyone else is hidden.
-    weights:
-        Of the targets; of the visible ones of a half they are scaled to a mean of 1. Where these are 0,
-        they count alike.
+    hiding:
+        Who is hidden, and how much each target counts.
     k:
         How many at most.
     own:
         Per image, which target it is itself; its cosine is left out.
     """
     images, pool = len(near), near.shape[1]
+    visible, weights, means = *hiding, hiding.means
     like, unlike = (np.empty((len(visible), images)) for _ in range(2))
     # Columns of the lists: the pool's are never visible.
     shown = np.concatenate([np.zeros((len(visible), pool), np.bool_), visible], axis=1)
     scaled = np.concatenate([np.ones(pool), weights])
-    means = np.array([weights[own_].mean() if weights[own_].any() else 0.0 for own_ in visible])
 
     def work(part: slice) -> None:
-        cosines = np.concatenate([near[part].astype(np.float32), to_targets[part]], axis=1)
+        cosines = np.concatenate([near[part], to_targets[part]], axis=1).astype(np.float32)
         if own is not None:
             cosines[np.arange(len(cosines)), pool + own[part]] = -np.inf
         order = np.argsort(-cosines, axis=1, kind="stable")

@@ -1,8 +1,8 @@
-"""Which scoring, and how many components: chosen without labels, by targets that are hidden in the pool.
+"""How well a scoring finds what it should, without labels: by targets that are hidden in the pool.
 
 A random half of the targets is put into the pool and everything is scored with the other half. A good scoring finds the
-hidden ones again: their ranks among the pool are small. The figure is the mean of log(rank), over several halves; the
-option with the least is chosen. Which images are defective is never asked.
+hidden ones again: their ranks among the pool are small. The figure is the mean of log(rank), over several halves;
+`choice` makes shares of it. Which images are defective is never asked.
 
 Visible and hidden targets must differ in nothing but being hidden. So the space of this test is whitened on the pool
 with all the targets: a pool of few images and many dimensions is whitened to fit itself, and targets from outside would
@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from lookalike.neighbors.base import Float64s, Floats, Rows
+from lookalike.neighbors.held import Arithmetic, Hiding
 from lookalike.neighbors.metrics import METRICS
 from lookalike.neighbors.threads import in_parts
-from lookalike.selection.halves import half_means
-from lookalike.selection.scoring import NEAR, near, without_self
+from lookalike.selection.scoring import NEAR
 from lookalike.selection.space import Mask, Singles, directions
 
 #: With fewer targets, a half says too little.
@@ -59,6 +59,8 @@ class HeldOut:
         Share of the hidden targets that stand within the budget.
     among:
         How many pool images the ranks are among: all, or a random part.
+    share:
+        How much it counts in the blend that scores the pool, 0 to 1.
     """
 
     option: Option
@@ -66,6 +68,7 @@ class HeldOut:
     spread: float
     found: float
     among: int
+    share: float = 0.0
 
     @property
     def rank(self) -> float:
@@ -104,7 +107,7 @@ class Half(NamedTuple):
 
 
 def held_out(
-    sample: Sample, options: list[Option], *, metric: str, share: float, splits: int, seed: int, devices: list[str]
+    sample: Sample, options: list[Option], *, metric: str, share: float, splits: int, seed: int, arithmetic: Arithmetic
 ) -> tuple[HeldOut, ...]:
     """Try every option on the same random halves; in the order of the options.
 
@@ -120,12 +123,12 @@ def held_out(
         Of the pool, that is kept: ranks within it count as found.
     splits, seed:
         How many halves, and what they are drawn with.
-    devices:
-        Where to search.
+    arithmetic:
+        What computes.
     """
     hidden = hide(sample, splits, seed)
     within = share * len(hidden.sample.ranked)
-    return tuple(hidden.figures(option, hidden.ranks(option, metric, devices), within) for option in options)
+    return tuple(hidden.figures(option, hidden.ranks(option, metric, arithmetic), within) for option in options)
 
 
 def hide(sample: Sample, splits: int, seed: int) -> Hidden:
@@ -155,12 +158,12 @@ class Hidden:
     sample: Sample
     halves: tuple[Half, ...]
 
-    def ranks(self, option: Option, metric: str, devices: list[str]) -> list[Float64s]:
+    def ranks(self, option: Option, metric: str, arithmetic: Arithmetic) -> list[Float64s]:
         """Per half, the ranks of its hidden targets by an option."""
         sample, halves = self.sample, list(self.halves)
         return {
             "nearest": lambda: _nearest(sample, halves, metric),
-            "density_ratio": lambda: _density_ratio(sample, option.components, halves, devices),
+            "density_ratio": lambda: _density_ratio(sample, option.components, halves, arithmetic),
             "lda": lambda: _lda(sample, option.components, halves),
         }[option.scoring]()
 
@@ -213,18 +216,16 @@ def _lda(sample: Sample, components: int, halves: list[Half]) -> list[Float64s]:
     return [_ranks(scores[:, number], own[hidden, number]) for number, (hidden, _) in enumerate(halves)]
 
 
-def _density_ratio(sample: Sample, components: int, halves: list[Half], devices: list[str]) -> list[Float64s]:
-    pool, targets = directions(sample.pool, components), directions(sample.targets, components)
-    # What is near among the pool does not depend on what is hidden, and is found once; hidden targets are merged in.
-    ranked = pool[sample.ranked]
-    among = without_self(near(ranked, pool, NEAR + 1, devices), sample.ranked, NEAR)
-    around = near(targets, pool, NEAR, devices).cosines
+def _density_ratio(sample: Sample, components: int, halves: list[Half], arithmetic: Arithmetic) -> list[Float64s]:
+    pool, targets, ranked = (
+        arithmetic.units(vectors, components) for vectors in (sample.pool, sample.targets, sample.pool[sample.ranked])
+    )
     visible = np.zeros((len(halves), len(targets)), np.bool_)
     for number, half in enumerate(halves):
         visible[number, half.visible] = True
-    weights, everyone = sample.weights, np.arange(len(targets))
-    like, unlike = half_means(among, ranked @ targets.T, visible, weights, NEAR)
-    own_like, own_unlike = half_means(around, targets @ targets.T, visible, weights, NEAR, own=everyone)
+    hiding, everyone = Hiding(visible, sample.weights), np.arange(len(targets))
+    like, unlike = arithmetic.half_means(ranked, pool, targets, hiding, NEAR, own=sample.ranked)
+    own_like, own_unlike = arithmetic.half_means(targets, pool, targets, hiding, NEAR, own_target=everyone)
     scores, own = like - unlike, own_like - own_unlike
     return [_ranks(scores[number], own[number, hidden]) for number, (hidden, _) in enumerate(halves)]
 

@@ -21,6 +21,9 @@ from lookalike.selection.rules import Rules
 from lookalike.selection.scoring import NEAR, lda_axis
 from lookalike.selection.space import Mask, Moments, Singles, Whitening, blocks, blocks_there, directions
 
+#: Images whose scores are looked at to bring them to one scale, at most.
+_MEASURED = 1024
+
 
 @dataclass(frozen=True)
 class Background:
@@ -149,13 +152,51 @@ class Scorer:
         return directions(project(self._whitening, vectors), self._whitening.components)
 
 
+class Blend:
+    """Scores blocks of the pool by several options at once: the weighted mean of their scores.
+
+    Each score is brought to a mean of 0 and a standard deviation of 1 over the background first, so that they can be
+    added. One that is the same for all images adds nothing.
+
+    Parameters
+    ----------
+    scorers:
+        One an option.
+    shares:
+        Theirs, with a sum of 1.
+    background:
+        Of the pool. Of a large one, rows at equal steps are enough.
+    arithmetic:
+        As `Scorer` takes it.
+    """
+
+    def __init__(
+        self, scorers: list[Scorer], shares: list[float], background: Background, arithmetic: Arithmetic
+    ) -> None:
+        step = -(-len(background.rows) // _MEASURED)
+        rows, vectors = background.rows[::step], arithmetic.put(background.vectors[::step])
+        self._scorers = []
+        for scorer, share in zip(scorers, shares, strict=True):
+            scores = scorer.scores(rows, vectors)
+            deviation = float(scores.std())
+            factor = share / deviation if deviation > np.finfo(np.float32).eps else 0.0
+            self._scorers.append((scorer, float(scores.mean()), factor))
+
+    def scores(self, rows: Rows, vectors: There) -> Float64s:
+        """See `Scorer.scores`."""
+        scores = np.zeros(len(rows))
+        for scorer, mean, factor in self._scorers:
+            scores += (scorer.scores(rows, vectors) - mean) * factor
+        return scores
+
+
 def score_pool(
     pool: Side,
     excluded: Mask | None,
     targets: Floats,
     metric: str,
     devices: list[str],
-    scorer: Scorer | None,
+    scorer: Scorer | Blend | None,
     rules: Rules | None = None,
 ) -> Images:
     """Score every image, and find its nearest target.

@@ -25,11 +25,11 @@ class Choice:
     Attributes
     ----------
     option:
-        The scoring and its components.
+        The scoring and its components; `choice.BLEND` where several share it.
     reason:
         One sentence for people.
     tried:
-        Every candidate with its held-out figures, best first; empty where nothing was tried.
+        Every candidate with its held-out figures and its share, best first; empty where nothing was tried.
     """
 
     option: Option

@@ -19,11 +19,12 @@ from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.base import Float64s, Floats, Neighbors, Rows
 from lookalike.neighbors.certificate import Certificate
 from lookalike.neighbors.devices import choose_devices
-from lookalike.neighbors.held import hold
+from lookalike.neighbors.held import Arithmetic, hold
 from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import Side, pick_vectors
 from lookalike.progress import progress
 from lookalike.selection.arithmetic import arithmetic_of, project
+from lookalike.selection.choice import shared
 from lookalike.selection.coverage import Same, cover
 from lookalike.selection.filters import Outcome, code
 from lookalike.selection.given import vectors_of
@@ -160,9 +161,9 @@ class _Found:
     distances: list[Float64s]
 
     @classmethod
-    def of(cls, hidden: Hidden, options: Sequence[Option], metric: str, devices: list[str]) -> _Found:
+    def of(cls, hidden: Hidden, options: Sequence[Option], metric: str, arithmetic: Arithmetic) -> _Found:
         """Rank them once."""
-        ranks = {option: hidden.ranks(option, metric, devices) for option in options}
+        ranks = {option: hidden.ranks(option, metric, arithmetic) for option in options}
         return cls(hidden, ranks, hidden.distances(metric))
 
     def recall(self, setting: Setting, share: float) -> float:
@@ -180,7 +181,7 @@ class _Found:
         """What is known of every option, best first."""
         within = share * len(self.hidden.sample.ranked)
         figures = [self.hidden.figures(option, ranks, within) for option, ranks in self.ranks.items()]
-        return tuple(sorted(figures, key=lambda one: one.log_rank))
+        return shared(figures, len(self.hidden.sample.targets))
 
 
 class _Sweep:
@@ -201,6 +202,7 @@ class _Sweep:
         self._allowed = pool.rows - (0 if excluded is None else int(excluded.sum()))
         self._devices = choose_devices(settings.device, float(targets.rows) * pool.rows * pool.dimension)
         self._pool = hold(pool, self._devices)
+        self._arithmetic = arithmetic_of(self._pool, self._devices)
         self._vectors: Floats = vectors_of(targets)
 
     def result(
@@ -224,7 +226,7 @@ class _Sweep:
             own = np.quantile(near_ones[np.isfinite(near_ones)], quantiles) if len(quantiles) else ()
             thresholds = (OFF, *sorted({float(f"{value:.4g}") for value in own}, reverse=True))
         images, options, hidden = self._scored(components)
-        found = None if hidden is None else _Found.of(hidden, options, settings.knn_metric, self._devices)
+        found = None if hidden is None else _Found.of(hidden, options, settings.knn_metric, self._arithmetic)
         points = []
         trials = list(product(options, topns, thresholds))
         with progress("trying", len(trials), "settings") as advance:
@@ -256,12 +258,13 @@ class _Sweep:
                 f"(seed {settings.seed})"
             )
         options = [Option("nearest", 0), *(Option(scoring, number) for scoring in WHITENED for number in numbers)]
-        arithmetic = arithmetic_of(self._pool, self._devices)
         base = score_pool(
             self._pool, self._excluded, self._vectors, settings.knn_metric, self._devices, None
         )  # also finds the nearest target of every image
         scorers = [
-            Scorer(whitening, option, self._vectors, self._weights, background, self._devices, arithmetic=arithmetic)
+            Scorer(
+                whitening, option, self._vectors, self._weights, background, self._devices, arithmetic=self._arithmetic
+            )
             for option in options[1:]
         ]
         scores: list[Singles] = [base.scores.copy() for _ in scorers]

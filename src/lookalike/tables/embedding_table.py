@@ -161,21 +161,9 @@ class EmbeddingTableWriter:
     def __init__(self, path: Path, source: pa.Table, identity_json: str, storage: str) -> None:
         self._storage = np.dtype(storage)
         self._source = source
-        self._carried = [name for name in source.column_names if name not in ("filepath", "embedding")]
-        fields = [
-            pa.field("filepath", pa.string()),
-            pa.field("embedding", pa.list_(pa.from_numpy_dtype(self._storage))),
-        ]
-        fields += [source.schema.field(name) for name in self._carried]
-        self.schema = pa.schema(fields, metadata={METADATA_KEY: identity_json.encode()})
-        self._writer = pq.ParquetWriter(
-            path,
-            self.schema,
-            compression="zstd",
-            # Vectors do not repeat: a dictionary costs time and saves nothing, splitting the bytes saves 15 %.
-            use_dictionary=[name for name in self._carried if _may_repeat(source.schema.field(name).type)],
-            use_byte_stream_split=["embedding.list.element"],
-        )
+        self.schema = embedding_schema(source.schema, identity_json, storage)
+        self._carried = self.schema.names[2:]
+        self._writer = open_writer(path, self.schema)
 
     def write(self, rows: npt.NDArray[np.int64], vectors: npt.NDArray[np.float32]) -> None:
         """Append the given source rows (ascending) with their vectors (rows x dimension), which fit the storage."""
@@ -192,6 +180,36 @@ class EmbeddingTableWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.close()
+
+
+def embedding_schema(source: pa.Schema, identity_json: str | None, storage: str) -> pa.Schema:
+    """The schema of an embedding table: `filepath`, `embedding`, then the other columns of a source.
+
+    Parameters
+    ----------
+    source:
+        Columns to carry.
+    identity_json:
+        Goes into the metadata; None: it is not known which encoder wrote the vectors.
+    storage:
+        Type of the stored values.
+    """
+    carried = [field for field in source if field.name not in ("filepath", "embedding")]
+    vectors = pa.list_(pa.from_numpy_dtype(np.dtype(storage)))
+    fields = [pa.field("filepath", pa.string()), pa.field("embedding", vectors), *carried]
+    return pa.schema(fields, metadata=None if identity_json is None else {METADATA_KEY: identity_json.encode()})
+
+
+def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of parquet for an embedding table."""
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        # Vectors do not repeat: a dictionary costs time and saves nothing, splitting the bytes saves 15 %.
+        use_dictionary=[field.name for field in list(schema)[2:] if _may_repeat(field.type)],
+        use_byte_stream_split=["embedding.list.element"],
+    )
 
 
 def _may_repeat(kind: pa.DataType) -> bool:

@@ -7,8 +7,9 @@ documents, which change from version to version.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,11 +28,22 @@ _TYPES = {
     "distance": f"{_FIELDS}FloatField",
     "score": f"{_FIELDS}FloatField",
 }
+#: Fields that a dataset may have beside them.
+_MORE = {
+    "box": f"{_FIELDS}ListField({_FIELDS}IntField)",
+    "embedding": f"{_FIELDS}ListField({_FIELDS}FloatField)",
+}
 #: The files of a dataset folder.
 FILES = ("metadata.json", "samples.json")
 
 
-def write_dataset(rows: pa.Table, names: Sequence[str], tags: Sequence[str], folder: Path) -> None:
+def write_dataset(
+    rows: pa.Table,
+    names: Sequence[str],
+    tags: Sequence[str],
+    folder: Path,
+    fields: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
     """Write the files of a dataset into a folder that is there.
 
     Parameters
@@ -44,15 +56,20 @@ def write_dataset(rows: pa.Table, names: Sequence[str], tags: Sequence[str], fol
         Of all samples.
     folder:
         Where they go.
+    fields:
+        Further fields (`box`, `embedding`), with a value for each row.
     """
     samples = []
-    for row, name in zip(rows.to_pylist(), names, strict=True):
+    fields = fields or {}
+    for number, (row, name) in enumerate(zip(rows.to_pylist(), names, strict=True)):
         known = {key: plain(row[key]) for key in ("target", "rank", "distance", "score")}
         labels = {
             key: None if row[key] is None else {"_cls": "Classification", "label": row[key]}
             for key in ("label", "target_label")
         }
-        samples.append({"filepath": name, "tags": list(tags), **known, **labels})
-    metadata = {"media_type": "image", "sample_fields": _TYPES, "info": {"source": "mined by lookalike"}}
+        more = {key: values[number] for key, values in fields.items()}
+        samples.append({"filepath": name, "tags": list(tags), **known, **labels, **more})
+    types = {**_TYPES, **{key: _MORE[key] for key in fields}}
+    metadata = {"media_type": "image", "sample_fields": types, "info": {"source": "mined by lookalike"}}
     write_json(metadata, folder / FILES[0])
     write_json({"samples": samples}, folder / FILES[1])

@@ -15,11 +15,12 @@ Any of them may be an fsspec URL (``s3://...``, ``memory://...``).
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
-from pathlib import PurePosixPath
+from itertools import accumulate, islice
+from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
 import fsspec
@@ -125,6 +126,32 @@ def read_image_table(table: Any) -> pa.Table:
         text, or holds nulls, or no row is left.
     """
     return check_filepath(read_rows(table), name_of(table))
+
+
+def may_have_more_rows(table: Any, rows: int) -> bool:
+    """Whether an image table may have more than some rows: a quick look that reads no table and lists no large folder.
+
+    Parameters
+    ----------
+    table:
+        As in `read_image_table`. What cannot be told quickly may have more.
+    rows:
+        The limit.
+    """
+    if isinstance(table, pa.Table) or hasattr(table, "to_parquet"):
+        return len(table) > rows
+    path = Path(table)
+    try:
+        if path.is_dir():
+            files = (name for _, _, names in os.walk(path) for name in names)
+            return next(islice(files, rows, None), None) is not None or any(
+                file.suffix.lower() in PARQUET_SUFFIXES for file in path.iterdir()
+            )
+        if path.suffix.lower() in PARQUET_SUFFIXES:
+            return bool(pq.read_metadata(path).num_rows > rows)
+        return path.stat().st_size > 2 * rows  # a path has a letter, and a line its end
+    except (OSError, ValueError, pa.ArrowInvalid):
+        return "://" in str(table)
 
 
 def name_of(table: Any) -> str:

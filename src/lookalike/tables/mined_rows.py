@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError
+from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.filepaths import normal_paths
 from lookalike.tables.pair_table import sibling
 from lookalike.tables.run_folder import RunFolder, read_record
+from lookalike.tables.vectors import Matrix
 
 #: What is exported of each image; all but the path may be null.
 SCHEMA = pa.schema(
@@ -130,6 +132,35 @@ def read_mined(given: Path) -> Mined:
             )
         dropped = len(mined) - len(reviewed)
     return _joined(path, folder.pairs if folder.pairs.is_file() else None, pool, settings, dropped)
+
+
+def pool_of(mined: Mined) -> Path:
+    """The pool's embedding table of a mined list.
+
+    Raises
+    ------
+    TableError
+        When no run stands beside the list.
+    """
+    if mined.pool is None or not mined.has_pairs:
+        raise TableError(
+            "has no vectors: no run stands beside it that has them",
+            where=str(mined.path),
+            hint="name the folder of a run, or an embedding table",
+        )
+    return mined.pool
+
+
+def vectors_of(mined: Mined) -> Matrix:
+    """The vectors of the mined images, in their order, from the pool's embedding table.
+
+    Raises
+    ------
+    TableError, VectorError
+        When no run stands beside the list, or its table is damaged.
+    """
+    rows, places = np.unique(mined.rows.column("row").to_numpy(), return_inverse=True)
+    return EmbeddingStream(str(pool_of(mined)), "embedding").vectors(rows)[places]
 
 
 def pick_rows(table: Path, rows: npt.NDArray[np.int64], columns: Sequence[str]) -> pa.Table:

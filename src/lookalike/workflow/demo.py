@@ -19,7 +19,8 @@ from lookalike.reports.contact_sheet import OTHER_FRAME, SAME_FRAME, TARGET_FRAM
 from lookalike.selection.filters import Outcome
 from lookalike.tables.pair_table import write_table
 from lookalike.workflow.demo_data import DATASETS, GOOD, Dataset, write_encoder
-from lookalike.workflow.run import RunResult, run
+from lookalike.workflow.run import run
+from lookalike.workflow.run_steps import RunResult
 
 
 @dataclass(frozen=True)

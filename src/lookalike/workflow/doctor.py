@@ -50,10 +50,12 @@ def examine() -> Iterator[Fact]:
         "Versions", "lookalike", f"{__version__}, Python {platform.python_version()}, {platform.platform(terse=True)}"
     )
     for package in _PACKAGES:
-        version = _version(package)
+        version = installed_version(package)
         yield Fact("Versions", package, version or "not installed", version is not None)
     for package, extra in _OPTIONAL.items():
-        yield Fact("Optional", package, _version(package) or f"not installed (pip install 'lookalike[{extra}]')")
+        yield Fact(
+            "Optional", package, installed_version(package) or f"not installed (pip install 'lookalike[{extra}]')"
+        )
     yield from _devices()
     yield from _codecs()
     yield from _room()
@@ -115,7 +117,8 @@ def _hub() -> tuple[str, str]:
         return "not reachable", f"{ENDPOINT}: give model_path as a local snapshot folder"
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lookalike.errors import TableError
+from lookalike.tables.boxes import files_of, has_boxes
 from lookalike.tables.changenet import Layout, is_changenet, to_image_table
 from lookalike.tables.embedding_table import Parts
 from lookalike.tables.filepaths import base_name, distinct, normal_path, normal_paths
@@ -35,7 +36,7 @@ class Barred:
     Parameters
     ----------
     excluded:
-        Paths; two spellings of a path are one.
+        Paths; two spellings of a path are one. A file is excluded with all its boxes.
     by:
         ``path``, or ``basename``: the file name alone, in any folder.
     """
@@ -49,6 +50,8 @@ class Barred:
         """Per path, whether it is excluded; `paths` are strings, without nulls."""
         own = pc.replace_substring_regex(paths, r"^.*[/\\]", "") if self._by_name else normal_paths(paths)
         mask: Mask = pc.is_in(own, self._keys).to_numpy(zero_copy_only=False)
+        if has_boxes(own):
+            mask |= pc.is_in(files_of(own), self._keys).to_numpy(zero_copy_only=False)
         return mask
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from lookalike.config.schemas import RunConfig
+from lookalike.config.schemas import BOX_COLUMNS, RunConfig
 from lookalike.errors import ConfigError, ImagesFailed, TableError
 from lookalike.images.decode import image_sizes
 from lookalike.images.locate import ReadSettings, read_bytes
@@ -24,11 +24,12 @@ from lookalike.images.outcome import ImageRejected
 from lookalike.progress import progress
 from lookalike.tables import fiftyone
 from lookalike.tables.atomic import atomic_folder, atomic_path, check_place
+from lookalike.tables.boxes import has_boxes, split_box
 from lookalike.tables.changenet import COLUMNS, Layout, join_path
 from lookalike.tables.coco import Sizes, coco_of, read_pool_coco, write_json
 from lookalike.tables.filepaths import relative_path
 from lookalike.tables.image_table import PARQUET_SUFFIXES, name_of, read_rows
-from lookalike.tables.mined_rows import Mined, column_names, pick_rows, read_columns, read_mined
+from lookalike.tables.mined_rows import Mined, column_names, pick_rows, read_columns, read_mined, vectors_of
 from lookalike.tables.run_folder import RunFolder
 from lookalike.tables.training_rows import pool_rows, training_rows
 
@@ -68,6 +69,8 @@ class Export:
 def export_csv(run: str | Path, out: str | Path, *, relative_to: str = "", force: bool = False) -> Export:
     """Write the mined images as a CSV: `filepath`, `label`, `target`, `rank`, `distance`, `score`.
 
+    Where images are boxes of files, `filepath` is the file, and `x`, `y`, `w`, `h` follow.
+
     Parameters
     ----------
     run:
@@ -89,6 +92,12 @@ def export_csv(run: str | Path, out: str | Path, *, relative_to: str = "", force
     table = mined.rows.select(list(_CSV))
     if names is not None:
         table = table.set_column(0, "filepath", pa.array(names, pa.string()))
+    if has_boxes(table.column("filepath")):
+        files, boxes = zip(*map(split_box, table.column("filepath").to_pylist()), strict=True)
+        table = table.set_column(0, "filepath", pa.array(files, pa.string()))
+        for place, name in enumerate(BOX_COLUMNS):
+            values = [None if box is None else box[place] for box in boxes]
+            table = table.append_column(name, pa.array(values, pa.int64()))
     _write_csv(table, path)
     return Export(path, table.num_rows, mined)
 
@@ -127,6 +136,7 @@ def export_vcn(
         rows are named, and nothing is written.
     """
     mined, path = _opened(run, out, force, pool)
+    _refuse_boxes(mined, "Visual ChangeNet")
 
     def of(key: str, given: str | None) -> str:
         return str(mined.settings.get(key, getattr(_Config, key)) if given is None else given)
@@ -164,6 +174,7 @@ def export_coco(
         When the size of an image cannot be read.
     """
     mined, path = _opened(run, out, force, annotations)
+    _refuse_boxes(mined, "COCO")
     own = read_pool_coco(Path(annotations), mined.filepaths, _pool_paths(mined)) if annotations else None
     names = _names(mined, relative_to)
     content = coco_of(mined.rows, names, _sizes(mined), own)
@@ -173,8 +184,12 @@ def export_coco(
     return Export(path, mined.rows.num_rows, mined, tuple(notes if own else ()))
 
 
-def export_fiftyone(run: str | Path, out: str | Path, *, relative_to: str = "", force: bool = False) -> Export:
+def export_fiftyone(
+    run: str | Path, out: str | Path, *, relative_to: str = "", vectors: bool = False, force: bool = False
+) -> Export:
     """Write the mined images as a dataset folder for FiftyOne, with tags and fields.
+
+    Where images are boxes of files, a sample is the file, and its field `box` has left, top, width and height.
 
     Parameters
     ----------
@@ -182,6 +197,8 @@ def export_fiftyone(run: str | Path, out: str | Path, *, relative_to: str = "", 
         As of `export_csv`; without `relative_to`, paths are absolute.
     out:
         The folder to write.
+    vectors:
+        Whether the samples get their vectors, as the field `embedding`.
     force:
         Whether a dataset folder that is there is replaced.
 
@@ -193,7 +210,8 @@ def export_fiftyone(run: str | Path, out: str | Path, *, relative_to: str = "", 
     mined = read_mined(Path(run))
     path = Path(out)
     _check_folder(path, force)
-    places = [_place(name, mined) for name in mined.filepaths]
+    files, boxes = zip(*map(split_box, mined.filepaths), strict=True) if mined.rows.num_rows else ((), ())
+    places = [_place(name, mined) for name in files]
     missing = [place for place in places if not os.path.isfile(place)]  # noqa: PTH113 - there may be millions
     if missing:
         raise TableError(
@@ -202,11 +220,27 @@ def export_fiftyone(run: str | Path, out: str | Path, *, relative_to: str = "", 
             where=str(mined.path),
             hint="FiftyOne opens local files; relative paths start where you are",
         )
-    names = _names(mined, relative_to) or [os.path.abspath(place) for place in places]  # noqa: PTH100
+    named = [split_box(name)[0] for name in _names(mined, relative_to) or ()]
+    names = named or [os.path.abspath(place) for place in places]  # noqa: PTH100
+    fields: dict[str, Sequence[Any]] = {}
+    if any(boxes):
+        fields["box"] = [box and list(box) for box in boxes]
+    if vectors:
+        fields["embedding"] = vectors_of(mined).tolist()
     tags = ["mined", "reviewed"] if mined.dropped is not None else ["mined"]
     with atomic_folder(path) as temporary:
-        fiftyone.write_dataset(mined.rows, names, tags, temporary)
+        fiftyone.write_dataset(mined.rows, names, tags, temporary, fields)
     return Export(path, len(names), mined)
+
+
+def _refuse_boxes(mined: Mined, what: str) -> None:
+    """Refuse a list whose images are boxes of files, for a format that knows files only."""
+    if has_boxes(mined.rows.column("filepath")):
+        raise TableError(
+            f"its images are boxes of files (crop), and {what} rows are files",
+            where=str(mined.path),
+            hint="lookalike export csv has the files and the boxes",
+        )
 
 
 def _opened(run: str | Path, out: str | Path, force: bool, *inputs: Any) -> tuple[Mined, Path]:

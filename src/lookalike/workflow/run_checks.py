@@ -21,7 +21,7 @@ from lookalike.selection.scoring import checked_weights
 from lookalike.tables.embedding_table import Parts
 from lookalike.tables.image_table import Filepaths
 from lookalike.workflow.comparable import compare_identities
-from lookalike.workflow.run_inputs import Side, check_files
+from lookalike.workflow.run_inputs import Side, box_warnings, check_files
 from lookalike.workflow.weights import numbers_of
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ def check_sides(config: RunConfig, sides: Sequence[Side], done: Collection[str] 
     if images:
         check_model(config.embedding("", ""))
         _check_snapshot(config.model_path)
+    box_warnings(sides, config.crop)
     for side in sides:
         if side.has_label:
             continue

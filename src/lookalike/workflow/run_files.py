@@ -161,6 +161,7 @@ def selection_record(selection: ScoredSelection) -> dict[str, Any]:
             {
                 "scoring": one.option.scoring, "components": one.option.components, "rank": one.rank,
                 "log_rank": one.log_rank, "spread": one.spread, "found": one.found, "among": one.among,
+                "share": one.share,
             }
             for one in choice.tried
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lookalike.config.schemas import RunConfig
+from lookalike.config.schemas import RunConfig, box_columns
 from lookalike.encoders.identity import EncoderIdentity
 from lookalike.errors import ImagesFailed, TableError
 from lookalike.images.locate import ReadSettings, modified_ns
 from lookalike.images.outcome import ImageRejected
+from lookalike.tables.boxes import with_boxes
 from lookalike.tables.changenet import Layout, is_changenet, to_image_table
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.embedding_table import Parts
@@ -68,6 +69,8 @@ class Side:
         Of a ready embedding table: its vectors' column and length, and who wrote them (None: not known).
     sha256:
         Digest of the input file; None for a folder, a URL or a table in memory.
+    has_boxes:
+        Whether `crop` has put boxes into its paths.
     embedded:
         Its embedding table in the run folder, where that is all that is looked at: an earlier process made it, and the
         input is gone.
@@ -84,6 +87,7 @@ class Side:
     dimension: int = 0
     identity: EncoderIdentity | None = None
     sha256: str | None = None
+    has_boxes: bool = False
     embedded: Path | None = None
 
     @property
@@ -159,12 +163,16 @@ def open_side(name: str, given: Any, config: RunConfig) -> Side:
         kind = "Visual ChangeNet table"
         rows = to_image_table(rows, path, layout_of(config))
     table = check_filepath(rows, path)
+    boxes = box_columns(config.crop)
+    has_boxes = any(name in table.column_names for name in boxes)
+    if has_boxes:
+        table = with_boxes(table, boxes, path)
     if column in table.column_names and is_vector_type(table.schema.field(column).type):
         log.warning("%s: the vectors in column %r are not used: only local parquet files may hold them", path, column)
     return Side(
         name, path, kind, table.num_rows, "label" in table.column_names, table,
-        converted=changenet or kind not in ("parquet", "folder of parquet files"),
-        sha256=_sha256(local),
+        converted=changenet or has_boxes or kind not in ("parquet", "folder of parquet files"),
+        sha256=_sha256(local), has_boxes=has_boxes,
     )  # fmt: skip
 
 
@@ -243,6 +251,30 @@ def overlap_warning(targets: Side, pool: Side, self_match: str) -> list[str]:
         return []
     what = "their nearest image is themselves" if self_match == "keep" else "they are left out (self_match=exclude)"
     return [f"{both} of {targets.rows} targets are in the pool, too (by path): {what}"]
+
+
+def box_warnings(sides: Sequence[Side], crop: str) -> list[str]:
+    """What it means that `crop` finds boxes on one side only.
+
+    Raises
+    ------
+    TableError
+        When it finds none at all.
+    """
+    columns = box_columns(crop)
+    images = [side for side in sides if not side.is_ready and side.embedded is None]
+    whole = [side for side in images if not side.has_boxes]
+    if not columns or not whole:
+        return []
+    if len(whole) == len(images):
+        assert whole[0].table is not None
+        raise TableError(
+            f"has none of the columns {', '.join(columns)} of crop={crop}; its columns are "
+            f"{whole[0].table.column_names}",
+            where=whole[0].path,
+            hint="name the four columns of the boxes: crop=left,top,width,height",
+        )
+    return [f"the {side.name} have no columns {', '.join(columns)}: their images are taken whole" for side in whole]
 
 
 def _as_text(part: pa.Array) -> pa.Array:

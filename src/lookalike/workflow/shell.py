@@ -33,7 +33,8 @@ _NUMBER = re.compile(r"[\d.]+[smhd]?$")
 #: The programs, and what their first argument can be: behind a wrapper nothing else tells a program from an argument.
 _OURS = {
     "lookalike": re.compile(
-        "(?:mine|gallery|review|view|atlas|check|export|tune|calibrate|history|cache|skill|demo|doctor|hook|why)$"
+        "(?:mine|gallery|review|view|atlas|check|export|import|encoders|tune|calibrate|history|cache|skill|demo|doctor|"
+        "hook|why)$"
     ),
     "embedding": re.compile("(?:image|text)_embeddings$"),
     "tmm": re.compile("(?:nearest|unique)_neighbor"),

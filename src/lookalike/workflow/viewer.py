@@ -15,6 +15,7 @@ import hmac
 import html
 import http.cookies
 import http.server
+import io
 import logging
 import os
 import re
@@ -25,11 +26,12 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from lookalike.errors import ConfigError, MissingDependency
-from lookalike.images.decode import media_type
+from lookalike.images.decode import decode, media_type
 from lookalike.images.locate import read_bytes
 from lookalike.images.outcome import ImageRejected, Reason
 from lookalike.reports.gallery import old_pages
 from lookalike.reports.gallery_data import GalleryData, image_id, load
+from lookalike.tables.boxes import split_box
 from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.gallery import remake_gallery
 from lookalike.workflow.run_state import check_finished
@@ -236,9 +238,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, data, _TYPES[file.suffix], _policy(data) if file.suffix == ".html" else _CLOSED)
 
     def _send_image(self, path: str) -> None:
-        """Send an image as it is on disk, by the type of its bytes: a table may name a file that is no image."""
+        """Send an image as it is on disk, by the type of its bytes: a table may name a file that is no image.
+
+        Of a file of which only a part is the image, that part is sent.
+        """
+        reading, box = self.server.site.data.reading, split_box(path)[1]
         try:
-            data = read_bytes(path, self.server.site.data.reading.files)
+            data = read_bytes(path, reading.files)
+            if box is not None:
+                stream = io.BytesIO()
+                decode(data, reading.pixels, box=box).image.save(stream, "PNG")
+                data = stream.getvalue()
             kind = media_type(data)
         except ImageRejected as outcome:
             status = _STATUS.get(outcome.reason, HTTPStatus.FORBIDDEN)

@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lookalike.neighbors.base import Float64s, Rows
-from lookalike.neighbors.cuda.exact import pair_distances
+from lookalike.neighbors.base import Float64s, Floats, Rows
+from lookalike.neighbors.cuda.exact import pair_distances, plain_pair_distances
 from lookalike.neighbors.cuda.finder import CudaFinder, on
+from lookalike.neighbors.cuda.halves import half_means
 from lookalike.neighbors.cuda.products import full_float32
+from lookalike.neighbors.held import Hiding
 
 #: Cosines at a time (512 MB in float32), and bytes of the device's memory for one.
 _COSINES = 1 << 27
@@ -36,14 +38,15 @@ class DeviceArithmetic:
 
     def directions(self, vectors: torch.Tensor, mean: Float64s, axes: Float64s) -> torch.Tensor:
         """See `Arithmetic.directions`; rounded to float32 twice, as on the processor."""
-        projected = (vectors.double() - self._put(mean)) @ self._put(axes)
-        leading = projected.float().double()
-        lengths = leading.square().sum(1, keepdim=True).sqrt_()
-        return (leading / torch.where(lengths > 0, lengths, 1.0)).float()
+        return _units((vectors.double() - self._put(mean)) @ self._put(axes))
 
-    def put(self, directions: npt.NDArray[np.float32]) -> torch.Tensor:
+    def units(self, projected: npt.NDArray[np.float32], components: int) -> torch.Tensor:
+        """See `Arithmetic.units`."""
+        return _units(self._put(projected[:, :components]))
+
+    def put(self, vectors: Floats) -> torch.Tensor:
         """See `Arithmetic.put`."""
-        return self._put(directions)
+        return self._put(vectors)
 
     def products(self, queries: torch.Tensor, vector: Float64s) -> Float64s:
         """See `Arithmetic.products`."""
@@ -70,9 +73,36 @@ class DeviceArithmetic:
             step = max(1, self._cosines // len(images))
             for first in range(0, len(queries), step):
                 part = slice(first, first + step)
-                means[part] = _plain(queries[part], images, k, None if places is None else places[part])
+                means[part] = _mean(_nearest(queries[part], images, k, None if places is None else places[part]))
             means *= 1.0 if weights is None else float(weights[0])
         return self._back(means)
+
+    def half_means(
+        self,
+        queries: torch.Tensor,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        hiding: Hiding,
+        k: int,
+        own: Rows | None = None,
+        own_target: Rows | None = None,
+    ) -> tuple[Float64s, Float64s]:
+        """See `Arithmetic.half_means`."""
+        near = min(k, len(images))
+        cosines = torch.full((len(queries), near), -torch.inf, dtype=torch.float64, device=self._device)
+        places = None if own is None else self._put(own)
+        step = max(1, self._cosines // max(len(images), 1))
+        for first in range(0, len(queries) if near else 0, step):
+            part = slice(first, first + step)
+            # In plain torch: a Triton kernel would be compiled anew for every number of components.
+            cosines[part] = 1.0 - _nearest(
+                queries[part], images, near, None if places is None else places[part], plain=True
+            )
+        like, unlike = half_means(
+            cosines, queries.double() @ targets.double().t(), self._put(hiding.visible), self._put(hiding.weights),
+            hiding.means.tolist(), k, None if own_target is None else self._put(own_target),
+        )  # fmt: skip
+        return self._back(like), self._back(unlike)
 
     def _weighted(self, queries: torch.Tensor, images: torch.Tensor, k: int, weights: torch.Tensor) -> torch.Tensor:
         """Exactly the nearest, of equal ones the first: another one could have another weight."""
@@ -90,8 +120,17 @@ class DeviceArithmetic:
         return found
 
 
-def _plain(queries: torch.Tensor, images: torch.Tensor, k: int, own: torch.Tensor | None) -> torch.Tensor:
-    """The means of some queries: the largest cosines in float32, measured in float64."""
+def _units(projected: torch.Tensor) -> torch.Tensor:
+    """Vectors with length 1 in float32, those at the centre zero; rounded to float32 before, too."""
+    leading = projected.float().double()
+    lengths = leading.square().sum(1, keepdim=True).sqrt_()
+    return (leading / torch.where(lengths > 0, lengths, 1.0)).float()
+
+
+def _nearest(
+    queries: torch.Tensor, images: torch.Tensor, k: int, own: torch.Tensor | None, *, plain: bool = False
+) -> torch.Tensor:
+    """The least distances of some queries, ascending: the largest cosines in float32, measured in float64."""
     with full_float32():
         cosines = queries @ images.t()
     if own is not None:
@@ -102,8 +141,12 @@ def _plain(queries: torch.Tensor, images: torch.Tensor, k: int, own: torch.Tenso
     places = places.masked_fill_(largest == -torch.inf, -1)
     index = torch.arange(len(queries), device=queries.device)
     with on(queries.device):
-        found = pair_distances("cosine", queries, images, index, places)
+        found = (plain_pair_distances if plain else pair_distances)("cosine", queries, images, index, places)
     # Sorted, so that the sum does not depend on the order in which equal float32 values came.
-    found = found.sort(dim=1).values
-    there = torch.isfinite(found)
-    return torch.where(there, 1.0 - found, 0.0).sum(1) / there.sum(1).clamp_(min=1)
+    return found.sort(dim=1).values
+
+
+def _mean(distances: torch.Tensor) -> torch.Tensor:
+    """Per row, the mean cosine of what is there; 0 without any."""
+    there = torch.isfinite(distances)
+    return torch.where(there, 1.0 - distances, 0.0).sum(1) / there.sum(1).clamp_(min=1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lookalike.images.locate import ReadSettings, local_size, read_bytes, read_part
 from lookalike.images.outcome import ImageRejected
+from lookalike.tables.boxes import split_box
 
 #: Bytes in the middle of a file that are read first: images of one camera without compression all have one size.
 _PART = 4096
@@ -34,6 +35,8 @@ class Files:
 
     def __init__(self, paths: Sequence[str], reading: ReadSettings) -> None:
         self._paths, self._reading = paths, reading
+        # Two parts of one file are two images; the same part of a file and of its copy are one.
+        self._boxes = [split_box(path)[1] for path in paths]
         self._of_size: dict[int, list[int]] = {}
         self._parts: dict[int, bytes] = {}
         self._digests: dict[int, bytes] = {}
@@ -59,7 +62,8 @@ class Files:
             When the file at `path` cannot be read.
         """
         size = local_size(path, self._reading)
-        candidates = self._of_size.get(size or 0, [])
+        box = split_box(path)[1]
+        candidates = [one for one in self._of_size.get(size or 0, ()) if self._boxes[one] == box]
         if not candidates:
             return -1
         middle = (size or 0) // 2

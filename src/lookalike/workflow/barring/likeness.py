@@ -7,9 +7,10 @@ Embeddings propose what may be a copy and the pixels decide, because distances o
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from lookalike.images.locate import is_remote
 from lookalike.images.outcome import ImageRejected
 from lookalike.neighbors.base import Rows
 from lookalike.reports.thumbnails import Reading
+from lookalike.tables.boxes import Box, files_of, has_boxes, overlap, split_box
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.filepaths import full_paths
 from lookalike.workflow.barring.bars import Marks, Rule
@@ -28,6 +30,9 @@ from lookalike.workflow.barring.files import Files
 from lookalike.workflow.barring.near import SAME_VECTOR, Measure
 from lookalike.workflow.barring.pictures import Album, Look, each_picture, look
 from lookalike.workflow.barring.reference import Reference, check_encoder, with_views
+
+#: Whether a part of a file (None: all of it) bars another part of it.
+Shares: TypeAlias = Callable[[Box | None, Box | None], bool]
 
 #: Pool images whose pixels are compared at a time.
 _LOOKS = 512
@@ -91,8 +96,16 @@ class Likeness:
         self._measure = Measure(pool, settings.device, settings.memory_limit)
         self.marks = Marks(pool.rows)
 
-    def bar_paths(self, paths: Collection[str], rule: Rule) -> None:
-        """Bar the rows that have one of some paths; two spellings of a path are one, a relative one, too."""
+    def bar_paths(self, paths: Collection[str], rule: Rule, shares: Shares | None = None) -> None:
+        """Bar the rows that have one of some paths; two spellings of a path are one, a relative one, too.
+
+        Parameters
+        ----------
+        paths, rule:
+            Which paths, and why.
+        shares:
+            Of another part of the same file, whether it is barred, too: the part that bars, and the part in the pool.
+        """
         if not paths:
             return
         names, first = list(paths), 0
@@ -103,10 +116,35 @@ class Likeness:
             places = np.flatnonzero((found >= 0) & free)
             self.marks.bar(first + places, rule, [names[one] for one in found[places]])
             first += len(part)
+        if shares is not None:
+            self._bar_parts(names, rule, shares)
+
+    def _bar_parts(self, names: list[str], rule: Rule, shares: Shares) -> None:
+        """Bar rows that are another part of a file, one part of which bars them."""
+        first, boxed = 0, has_boxes(pa.array(names, pa.string()))
+        bars: dict[str, list[tuple[Box | None, str]]] = {}
+        for place, name in zip(full_paths(pa.array(names, pa.string()), self._base).to_pylist(), names, strict=True):
+            file, box = split_box(place)
+            bars.setdefault(file, []).append((box, name))
+        known = pa.array(bars, pa.string())
+        for part in self._pool.filepaths():
+            if boxed or has_boxes(part):
+                whole = full_paths(part, self._base)
+                in_files = pc.is_in(files_of(whole), known).to_numpy(zero_copy_only=False)
+                places = np.flatnonzero(in_files & (self.marks.rule[first : first + len(part)] == 0))
+                rows, by = [], []
+                for place, path in zip(places.tolist(), whole.take(pa.array(places)).to_pylist(), strict=True):
+                    file, own = split_box(path)
+                    found = next((name for box, name in bars[file] if shares(box, own)), None)
+                    if found is not None:
+                        rows.append(first + place)
+                        by.append(found)
+                self.marks.bar(np.array(rows, np.int64), rule, by)
+            first += len(part)
 
     def bar(self, reference: Reference, rules: Rules) -> None:
         """Bar the rows that are like some images."""
-        self.bar_paths(reference.paths, rules.path)
+        self.bar_paths(reference.paths, rules.path, overlap if rules.protects else None)
         self._bar_bytes(reference, rules.bytes)
         self._bar_pictures(reference, rules)
         if rules.threshold >= 0:

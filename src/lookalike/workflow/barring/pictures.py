@@ -25,6 +25,7 @@ from lookalike.images.outcome import ImageRejected, Reason
 from lookalike.neighbors.base import Rows
 from lookalike.progress import progress
 from lookalike.reports.thumbnails import Reading
+from lookalike.tables.boxes import split_box
 
 #: Edge of a fingerprint.
 EDGE = 64
@@ -105,7 +106,7 @@ def each_picture(
         try:
             if is_remote(path, reading.files.root):
                 raise ImageRejected(Reason.UNREADABLE, "a URL, which is not read to compare it")
-            return make(decode(read_bytes(path, reading.files), reading.pixels).image)
+            return make(decode(read_bytes(path, reading.files), reading.pixels, box=split_box(path)[1]).image)
         except ImageRejected as rejected:
             return rejected
         except MissingDependency as error:

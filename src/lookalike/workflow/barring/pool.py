@@ -81,7 +81,7 @@ def bar_pool(
     excluded = read_all_excluded(settings.exclude if exclude is None else exclude, "filepath", layout)
     sources = split_sources(settings.protect if protect is None else protect)
     protected = [open_protected(one, pool, inputs, encoder, job.marks.note) for one in sources]
-    job.bar_paths(excluded, Rule.EXCLUDED)
+    job.bar_paths(excluded, Rule.EXCLUDED, lambda theirs, _: theirs is None)  # a file stands for all its parts
     if protected:
         before = int(job.marks.mask.sum())
         job.bar(

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lookalike.tables.boxes import split_box
 from lookalike.workflow.checks.finding import Finding, Rule, error, some, warning
 from lookalike.workflow.checks.tables import Shape
 
@@ -83,6 +84,6 @@ def _first_paths(path: Path) -> tuple[list[str], int, int]:
 def _exists(path: str, root: str) -> bool:
     """Whether a path leads to something; one that no file system takes does not."""
     try:
-        return Path(root, path).exists()
+        return Path(root, split_box(path)[0]).exists()
     except (OSError, ValueError):  # too long, or a null byte
         return False
