@@ -87,6 +87,23 @@ def everything_wrong(place, **more):
     return folder
 
 
+def everything_told(place, **more):
+    """Every finding of the diagnosis on top of that."""
+    folder = everything_wrong(place, **more)
+    words = " ".join("a" * 150)
+    region = {"count": 300, "first": [f"/{words}"] * 5, "labels": dict.fromkeys((f"{words} {n}" for n in range(5)), 60)}
+    distances = {"then": 0.123456, "now": 0.654321, "superiority": 0.987654}
+    images = [{"source_row": row, "filepath": f"/{words}", "targets": 300, "mined": True} for row in range(10)]
+    labels = [{"label": f"{words} {n}", "targets": [9, 9], "mined": [99, 1]} for n in range(20)]
+    drift = {"iteration": 99, "mined": [999, 99], "nearest": distances, "kept": distances, "labels": labels,
+             "targets": {"distance": 0.54321, "by_chance": 0.012345, "chance": 0.001}}  # fmt: skip
+    edit(folder, diagnosis={
+        "k": 20, "near": {"limit": 0.123456, "quantile": 0.99, "sample": 500}, "nothing_near": region,
+        "exhausted": region, "hubs": {"skewness": 12.3456, "by_chance": 1.23456, "images": images}, "drift": drift,
+    })  # fmt: skip
+    return folder
+
+
 SHAPES = {
     "plain": make_run,
     "one of each": lambda place, **more: make_run(place, **more, targets=1, pool=1, topn=1, dimension=1),
@@ -108,6 +125,7 @@ SHAPES = {
     "many warnings": many_warnings,
     "long paths": lambda place, **more: make_run(place, **more, **unseen(40, 60, LONG), topn=5),
     "everything wrong": everything_wrong,
+    "everything told": everything_told,
     "pool exhausted": lambda place, **more: make_run(place, **more, targets=30, pool=5, topn=5),
     "all equal": lambda place, **more: make_run(place, **more, vectors=(np.ones((4, 8)), np.ones((20, 8)))),
     "targets are the pool": lambda place, **more: make_run(
@@ -119,7 +137,7 @@ SHAPES = {
 
 
 #: Where plots come on top of much, or there is little to draw.
-DRAWN = ("labels", "no pairs", "thousands of labels", "everything wrong")
+DRAWN = ("labels", "no pairs", "thousands of labels", "everything wrong", "everything told")
 CASES = [*((shape, False) for shape in SHAPES), *((shape, True) for shape in DRAWN)]
 
 

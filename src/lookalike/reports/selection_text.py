@@ -84,7 +84,7 @@ def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool, tig
     """
     scoring, components = selection["scoring"], selection["components"]
     name = f"`{scoring}`" + (f" with {components} components" if components else "")
-    sentences = [f"Images were selected by score: {name}, {markdown.plain(selection['reason'], 300)}."]
+    sentences = [f"Images were selected by score: {name}, {markdown.plain(selection['reason'], 60 if tight else 300)}."]
     if not tight:
         sentences.append(_WORDS.get(scoring, ""))
     claim = "Every target has a claim on its own nearest candidates first, then the best scores fill the budget"
