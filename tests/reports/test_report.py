@@ -123,6 +123,9 @@ SHAPES = {
     ),
     "thousands of labels": many_labels,
     "many warnings": many_warnings,
+    "many warnings, one label": lambda place, **more: many_warnings(
+        place, target_labels=["a"] * 4, pool_labels=["a"] * 20, **more
+    ),
     "long paths": lambda place, **more: make_run(place, **more, **unseen(40, 60, LONG), topn=5),
     "everything wrong": everything_wrong,
     "everything told": everything_told,
@@ -152,6 +155,32 @@ def test_every_run_gets_seven_sections_of_the_right_length(shape, plots, scoring
     for path in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", "".join(found.values())):
         assert plots
         assert (folder.path / path).is_file()
+
+
+def test_even_everything_at_once_fits(tmp_path):
+    """Every finding, rule, limit and change that a run can have, with names of many words."""
+    folder = everything_wrong(tmp_path / "run", scoring="auto")
+    words = " ".join("abcdefghijklmnop")
+    region = {"count": 20, "first": [f"/{words}"] * 5, "labels": {f"{words} {number}": 4 for number in range(5)}}
+    drift = {
+        "iteration": 3, "mined": [100, 29], "nearest": {"then": 0.1, "now": 0.3, "superiority": 0.9},
+        "targets": {"distance": 0.5, "by_chance": 0.1, "chance": 0.001},
+        "labels": [{"label": f"{words} {number}", "mined": [20, 1]} for number in range(9)],
+    }  # fmt: skip
+    rules = ("already_mined", "avoided", "excluded", "protected_path", "protected_content", "self_match", "self_twin")
+    dropped = ("similarity", "budget", "target limit", "label limit", "near-duplicate", "diversity", "avoid")
+    steps = ("check", "load model", "embed targets", "embed pool", "embed avoid", "exclude", "mine", "plots", "gallery")
+    edit(
+        folder, diagnosis__nothing_near=region, diagnosis__exhausted=region, diagnosis__drift=drift,
+        excluded={"rules": dict.fromkeys(rules, 1), "images": 7, "read": 7}, counts__excluded=7,
+        counts__dropped=dict.fromkeys(dropped, 5), seconds=dict.fromkeys(steps, 1.0), selection__exact_background=False,
+        settings__max_per_target=3, settings__max_per_label=4, settings__dedup_threshold=0.1, settings__diversity=0.5,
+        settings__avoid_weight=0.7, settings__min_similarity=0.3,
+    )  # fmt: skip
+    write_plots(folder)
+    found = check_report(report_of(folder))
+    for named in ("pool lacks", "exhausted region", "labels give less", "no-op", "set aside", "Unrelated"):
+        assert named in found["Verdict"], named
 
 
 def test_tables_made_elsewhere_are_not_called_a_match(tmp_path):

@@ -47,6 +47,8 @@ class Room:
         Characters of a warning, and of a path or label.
     prose:
         Whether what is the same in every report is explained.
+    brief:
+        Whether findings are only named, where even the least of everything is too much.
     """
 
     labels: int
@@ -54,6 +56,7 @@ class Room:
     warning: int
     value: int
     prose: bool
+    brief: bool = False
 
     @property
     def named(self) -> int:
@@ -92,14 +95,15 @@ _SET_ASIDE = "images were set aside"
 
 def find(facts: Facts, room: Room) -> Findings:
     """Find everything that needs a person's eye."""
+    own = [
+        *_result(facts),
+        *_inputs(facts, room),
+        *_served(facts, room),
+        *diagnosis_findings(facts, room),
+        *_images(facts, room),
+    ]
     return Findings(
-        [
-            *_result(facts),
-            *_inputs(facts, room),
-            *_served(facts, room),
-            *diagnosis_findings(facts, room),
-            *_images(facts, room),
-        ],
+        [f"{text[: text.index('**', 2)]}**." for text in own] if room.brief else own,
         [plain(warning, room.warning) for warning in facts.record.warnings if not _is_told(warning, facts)],
     )
 

@@ -35,6 +35,7 @@ _ROOMS = (
     Room(5, 3, 100, 40, prose=False),
     Room(3, 2, 60, 24, prose=False),
     Room(1, 1, 40, 12, prose=False),
+    Room(1, 1, 30, 12, prose=False, brief=True),
 )
 #: What `topn` is called, by whether images were scored, and whether a budget was given.
 _PER_QUERY = {
@@ -118,7 +119,7 @@ def render(facts: Facts, room: Room) -> str:
         else "",
         "held_out": held_out_table(record.selection, room.items, prose=room.prose) if record.selection else "",
         "times": _times(record.seconds),
-        "diagnosis": diagnosis_block(facts, room),
+        "diagnosis": "" if room.brief else diagnosis_block(facts, room),
         "labels": _labels(facts.labels[: room.labels], value),
         "labels_rest": _labels_rest(facts, room),
         "plots": plot_captions(facts.folder),

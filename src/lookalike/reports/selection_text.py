@@ -14,6 +14,8 @@ _LIMITS = (
     "avoid_weight",
 )
 
+#: Letters of the reason for a scoring, where there is little room.
+_TIGHT = 100
 #: Fewer rows of the held-out figures compare nothing.
 _LEAST_ROWS = 3
 _WORDS = {
@@ -84,7 +86,9 @@ def selection_words(facts: Facts, selection: dict[str, Any], *, prose: bool, tig
     """
     scoring, components = selection["scoring"], selection["components"]
     name = f"`{scoring}`" + (f" with {components} components" if components else "")
-    sentences = [f"Images were selected by score: {name}, {markdown.plain(selection['reason'], 60 if tight else 300)}."]
+    sentences = [
+        f"Images were selected by score: {name}, {markdown.plain(selection['reason'], _TIGHT if tight else 300)}."
+    ]
     if not tight:
         sentences.append(_WORDS.get(scoring, ""))
     claim = "Every target has a claim on its own nearest candidates first, then the best scores fill the budget"
