@@ -147,7 +147,9 @@ def test_no_process_writes_any_more_when_the_lock_is_given_back(paths, clip_snap
 
     monkeypatch.setattr(images_module, "run_loop", fail)
     monkeypatch.setattr(
-        images_module.Workplace, "__exit__", lambda *given: (left.extend(workers_of(psutil.Process())), leave(*given))[1]
+        images_module.Workplace,
+        "__exit__",
+        lambda *given: (left.extend(workers_of(psutil.Process())), leave(*given))[1],
     )
     with pytest.raises(KeyboardInterrupt):
         embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu,cpu")

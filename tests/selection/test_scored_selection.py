@@ -78,9 +78,9 @@ def test_the_reason_is_true_where_nearest_is_best_and_not_used():
         HeldOut(Option(name, 16 * (name != "nearest")), np.log(rank), 0.1, 1.0, 400) for name, rank in options.items()
     ]
     assert reason_of(shared(tried, 36)) == (
-        "no other of 3 options but nearest found hidden targets nearly as well: typical rank of a hidden target 3 among "
-        "400 pool images with density_ratio, 16 components, 300 with the worst option and 2 with nearest, which cannot "
-        "be blended"
+        "no other of 3 options but nearest found hidden targets nearly as well: typical rank of a hidden target 3 "
+        "among 400 pool images with density_ratio, 16 components, 300 with the worst option and 2 with nearest, which "
+        "cannot be blended"
     )
     assert reason_of(shared(tried[1:], 36)).startswith(
         "no other of 2 options found hidden targets nearly as well: typical rank"
