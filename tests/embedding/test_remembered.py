@@ -13,6 +13,7 @@ from benchmarks.encoder_models import MODELS
 from PIL import Image
 
 from lookalike import embed_images
+from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.embedding import remembered
 from lookalike.embedding.cache_folder import clear
 from lookalike.errors import EncoderError
@@ -150,6 +151,16 @@ def test_a_new_image_needs_the_model(embed, tmp_path, monkeypatch):
     assert embed()[0] == 0
     picture(tmp_path / "pool" / "000.png", 100)
     assert embed()[0] == 1
+
+
+def test_a_dry_run_leaves_what_is_remembered(embed, model, tmp_path):
+    embed()
+    (file,) = memory(tmp_path)
+    before = file.read_bytes()
+    settings = ImageEmbeddingsConfig("", "", "CLIP", str(model), cache_dir=str(tmp_path / "cache"), device="cpu")
+    for paths in ([str(tmp_path / "new.png")], [str(tmp_path / "pool" / "00.png")]):
+        remembered.open_encoder(settings, "cpu", [paths], remember=False)
+        assert file.read_bytes() == before
 
 
 def test_an_image_that_cannot_be_read_needs_no_model(embed, tmp_path):

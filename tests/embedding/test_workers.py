@@ -137,6 +137,25 @@ def test_an_error_of_another_process_ends_the_run(paths, clip_snapshot, tmp_path
     assert not workers_of(psutil.Process())
 
 
+def test_no_process_writes_any_more_when_the_lock_is_given_back(paths, clip_snapshot, tmp_path, monkeypatch):
+    left = []
+    leave = images_module.Workplace.__exit__
+
+    def fail(*_):
+        assert workers_of(psutil.Process()), "the second device is at work"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images_module, "run_loop", fail)
+    monkeypatch.setattr(
+        images_module.Workplace,
+        "__exit__",
+        lambda *given: (left.extend(workers_of(psutil.Process())), leave(*given))[1],
+    )
+    with pytest.raises(KeyboardInterrupt):
+        embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu,cpu")
+    assert not left
+
+
 def test_reuse_works_in_every_process(paths, clip_snapshot, tmp_path, first_device_takes):
     old = embed(paths[:30], tmp_path / "old.parquet", clip_snapshot, device="cpu")
     first_device_takes(0)

@@ -91,6 +91,14 @@ def test_one_search_and_one_choice_serve_all(monkeypatch):
     assert found.yields[-1].images <= found.yields[0].images
 
 
+def test_what_several_rungs_meet_is_said_once():
+    targets, pool, _ = planted(targets=14, pool=300)
+    settings = ScoringConfig(scoring="lda", components="8", budget=1000)
+    rungs = [Rung(True, 5, 1000, -1.0), Rung(True, 5, 1000, 0.3)]
+    found = ladder(given_of(targets, pool, settings), settings, rungs)
+    assert sum("clamped to 300" in note for note in found.notes) == 1
+
+
 def test_pools_that_hardly_are_any():
     for targets, pool in ((np.ones((1, 3)), np.ones((1, 3))), (np.ones((2, 3)), np.ones((5, 3)))):
         settings = ScoringConfig()

@@ -6,7 +6,7 @@ import pytest
 from lookalike.config.schemas import ScoringConfig
 from lookalike.errors import ConfigError, VectorError
 from lookalike.neighbors.search import nearest_neighbors
-from lookalike.selection.choice import BLEND, shared
+from lookalike.selection.choice import BLEND, reason_of, shared
 from lookalike.selection.filters import OUTCOMES, Outcome
 from lookalike.selection.heldout import HeldOut, Option
 from lookalike.selection.scored import select_scored
@@ -70,6 +70,21 @@ def test_nearest_is_used_where_nothing_else_comes_near():
     for rank, expected in ((9.0, [1.0, 0.0]), (3.0, [0.0, 1.0])):
         other = HeldOut(Option("density_ratio", 16), np.log(rank), 0.1, 1.0, 400)
         assert [one.share for one in shared([other, near], 36)] == expected
+
+
+def test_the_reason_is_true_where_nearest_is_best_and_not_used():
+    options = {"nearest": 2.0, "density_ratio": 3.0, "lda": 300.0}
+    tried = [
+        HeldOut(Option(name, 16 * (name != "nearest")), np.log(rank), 0.1, 1.0, 400) for name, rank in options.items()
+    ]
+    assert reason_of(shared(tried, 36)) == (
+        "no other of 3 options but nearest found hidden targets nearly as well: typical rank of a hidden target 3 "
+        "among 400 pool images with density_ratio, 16 components, 300 with the worst option and 2 with nearest, which "
+        "cannot be blended"
+    )
+    assert reason_of(shared(tried[1:], 36)).startswith(
+        "no other of 2 options found hidden targets nearly as well: typical rank"
+    )
 
 
 def test_a_part_is_enough_where_there_is_very_much(monkeypatch):

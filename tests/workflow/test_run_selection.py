@@ -154,6 +154,12 @@ def test_with_every_rule_on_the_folder_answers_for_every_image(place, run_comman
     assert words.stdout.strip() == told[kept[0]["filepath"]]
 
 
+def test_a_large_setting_is_told_as_it_is():
+    fate = {"outcome": "over_budget", "filepath": "a.png", "target_filepath": None, "because_of": None, "rule": None}
+    assert "the budget was full (budget=1234567) (rule over_budget)" in sentence(fate, {"budget": 1234567.0})
+    assert "(distance_threshold=0.3)" in sentence({**fate, "outcome": "over_distance"}, {"distance_threshold": 0.3})
+
+
 def test_a_pool_of_targets_only(place):
     done = lookalike.run("targets.parquet", "targets.parquet", run_dir="run", leak_reads=0)
     assert done.counts.unique == 0

@@ -288,12 +288,16 @@ def _run(work: Work, encoder: Encoder, devices: _Devices, workplace: Workplace, 
         log.info("working on %s, with a process each", ", ".join(names))
     work = replace(work, devices=len(names))
     crew, spans, stages = devices.crew, Spans(pending), Stages()
-    crew.begin(names, work, plan, spans)
-    with progress("embedding", total, "images", note=lambda: stages.limit) as advance:
-        mine = run_loop(
-            work, encoder, workplace, spans.all_for("first"), lambda done: advance(done + crew.done), stages
-        )
-        crew.wait(lambda done: advance(mine.images + done))
+    try:
+        crew.begin(names, work, plan, spans)
+        with progress("embedding", total, "images", note=lambda: stages.limit) as advance:
+            mine = run_loop(
+                work, encoder, workplace, spans.all_for("first"), lambda done: advance(done + crew.done), stages
+            )
+            crew.wait(lambda done: advance(mine.images + done))
+    except BaseException:
+        crew.stop()  # before the lock is given back: nobody finds a folder that another process still writes into
+        raise
     shares = [(names[0], mine), *crew.reports()]
     counts = Counts()
     for _, share in shares:

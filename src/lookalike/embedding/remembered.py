@@ -79,7 +79,8 @@ def open_encoder(
     inputs:
         The paths of its images, of one or two tables.
     remember:
-        Whether a model that has to be loaded may be remembered: writes a file into the cache folder.
+        Whether a model that has to be loaded may be remembered: writes a file into the cache folder. Without it, what
+        is remembered stays as it is.
 
     Raises
     ------
@@ -94,7 +95,8 @@ def open_encoder(
     known = _recall(place, state)
 
     def load() -> Encoder:
-        place.unlink(missing_ok=True)  # not to be trusted again unless it proves right
+        if remember:
+            place.unlink(missing_ok=True)  # not to be trusted again unless it proves right
         encoder = load_model(settings, device)
         # A snapshot of a hub never changes, but only now all of its files are here.
         now = (state, settled) if _is_local(settings) else _state(files)

@@ -91,6 +91,10 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the processes: from here on none of them writes anything."""
         self._stop(0)
 
     def begin(self, devices: Sequence[str], work: Work, plan: Plan, spans: Spans) -> None:

@@ -45,7 +45,7 @@ def _scored_settings(facts: Facts) -> dict[str, str]:
     shown = {
         "scoring": markdown.plain(facts.setting("scoring"), 40),
         "topn": f"{facts.topn}",
-        "budget": f"{given:g}" if given else f"{facts.budget} (set by `topn`)",
+        "budget": f"{given:.15g}" if given else f"{facts.budget} (set by `topn`)",
         "candidates": f"{facts.setting('candidates')}",
         "min_per_target": f"{facts.setting('min_per_target')}",
     }

@@ -152,19 +152,8 @@ class Chooser:
             seed=settings.seed, arithmetic=self._arithmetic,
         )  # fmt: skip
         ordered = shared(tried, int(counted.sum()))
-        first, last = ordered[0], ordered[-1]
-        used = [one for one in ordered if one.share]
-        found = (
-            f"typical rank of a hidden target {first.rank:.0f} among {first.among} pool images with {first.option}, "
-            f"{last.rank:.0f} with the worst option"
-        )
-        if len(used) > 1:
-            return Choice(
-                BLEND, f"{len(used)} of {len(tried)} options, by how well they found hidden targets: {found}", ordered
-            )
-        return Choice(
-            used[0].option, f"no other of {len(tried)} options found hidden targets nearly as well: {found}", ordered
-        )
+        used = [one.option for one in ordered if one.share]
+        return Choice(BLEND if len(used) > 1 else used[0], reason_of(ordered), ordered)
 
     def _options(self, there: int) -> list[Option]:
         """What the settings leave open, in the space's number of components; nothing where there are none."""
@@ -207,6 +196,23 @@ def shared(tried: Sequence[HeldOut], targets: int) -> tuple[HeldOut, ...]:
     parts[parts < _LEAST_PART * parts.max()] = 0.0
     parts /= parts.sum()
     return tuple(replace(one, share=float(part)) for one, part in zip(ordered, parts, strict=True))
+
+
+def reason_of(ordered: Sequence[HeldOut]) -> str:
+    """The reason for what `shared` gives, for people."""
+    used, worst = [one for one in ordered if one.share], ordered[-1]
+    best = used[0]
+    found = (
+        f"typical rank of a hidden target {best.rank:.0f} among {best.among} pool images with {best.option}, "
+        f"{worst.rank:.0f} with the worst option"
+    )
+    number = f"{len(ordered)} options"
+    if best is not ordered[0]:  # only `nearest` can be better and have no share
+        found += f" and {ordered[0].rank:.0f} with nearest, which cannot be blended"
+        number += " but nearest"
+    if len(used) > 1:
+        return f"{len(used)} of {len(ordered)} options, by how well they found hidden targets: {found}"
+    return f"no other of {number} found hidden targets nearly as well: {found}"
 
 
 def _fallback(options: list[Option]) -> Option:

@@ -152,7 +152,8 @@ class _Climb:
                 else:
                     yields.append(self._nearest(rung, lists))
                 advance(done)
-        return Ladder(tuple(yields), None if chosen is None else chosen.choice, tuple(selecting.notes))
+        notes = tuple(dict.fromkeys(selecting.notes))  # rungs that meet the same limit say so once
+        return Ladder(tuple(yields), None if chosen is None else chosen.choice, notes)
 
     def _scored(self, rung: Rung, lists: Neighbors, chosen: Chosen, images: Images) -> Yield:
         """As `select_scored` does it."""

@@ -118,7 +118,7 @@ def sentence(fate: dict[str, Any], settings: Mapping[str, Any] | None = None) ->
         return f"{fate['filepath']}: not mined: {words}{own} (rule {rule})"
     words, setting = _OUTCOMES.get(outcome, (f"by the rule {outcome}", ""))
     value = known.get(setting)
-    named = f" ({setting}={value:g})" if setting and isinstance(value, int | float) and value > 0 else ""
+    named = f" ({setting}={value:.15g})" if setting and isinstance(value, int | float) and value > 0 else ""
     text = f"{fate['filepath']}: not mined: {words}{named}{because} (rule {outcome})"
     return (
         text if target is None or outcome in _NO_TARGET else f"{text}; nearest target {target} ({_place(fate, known)})"
