@@ -78,6 +78,8 @@ def test_the_ladder_tells_what_runs_would_mine(dry):
         scoring = "nearest"
         if one["scoring"] != "nearest of each":
             scoring, _, components = one["scoring"].partition(", ")
+            if scoring == "auto (blend)":
+                scoring, components = "auto", "auto"
             settings["components"] = components.split()[0]
         assert mined(scoring=scoring, **{"topn": 3, **settings}).counts.unique == one["images"], one
 
