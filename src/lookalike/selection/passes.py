@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.base import Float64s, Floats, Rows
 from lookalike.neighbors.held import Arithmetic, Held, There, held
 from lookalike.neighbors.sides import Side
@@ -117,7 +118,7 @@ class Scorer:
         background: Background,
         devices: list[str],
         avoid: Floats | None = None,
-        avoid_weight: float = 1.0,
+        avoid_weight: float = ScoringConfig.avoid_weight,
         arithmetic: Arithmetic | None = None,
     ) -> None:
         self._whitening, self._scoring = whitening.leading(option.components), option.scoring
