@@ -78,10 +78,9 @@ def test_the_ladder_tells_what_runs_would_mine(dry):
         scoring = "nearest"
         if one["scoring"] != "nearest of each":
             scoring, _, components = one["scoring"].partition(", ")
-            if scoring == "blend":
-                scoring = "auto"
-            else:
-                settings["components"] = components.split()[0]
+            if scoring == "auto (blend)":
+                scoring, components = "auto", "auto"
+            settings["components"] = components.split()[0]
         assert mined(scoring=scoring, **{"topn": 3, **settings}).counts.unique == one["images"], one
 
 
@@ -105,19 +104,6 @@ def test_what_may_not_be_mined_is_not_counted(dry, tmp_path):
     every = dry(*TABLES, "exclude=pool.parquet")
     assert "Yield:     nothing: " in every.stdout
     assert "every pool image is left out" in every.stdout
-
-
-def test_a_target_leaves_out_itself_and_no_part_of_its_file(dry):
-    pool = pq.read_table("pool.parquet")
-    paths = pool.column("filepath").to_pylist()
-    paths[:14] = [f"/t/{row}.jpg" + "#xywh=0,0,9,9" * (row > 0) for row in range(14)]
-    pq.write_table(pool.set_column(pool.column_names.index("filepath"), "filepath", [paths]), "pool.parquet")
-    done = dry(*TABLES, "topn=3", "scoring=nearest")
-    assert "note: 1 pool images are left out by their paths" in done.stdout
-    (own,) = [one for one in rungs(done) if one["own"]]
-    real = run(run_dir="own", topn=3, scoring="nearest")
-    assert own["images"] == real.counts.unique
-    assert real.record.excluded["images"] == 1
 
 
 def test_weights_and_images_to_avoid_count(dry, tmp_path):

@@ -1,5 +1,7 @@
 """`lookalike tune`: every figure of the table is what mining with that setting gives; the choice needs no labels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,9 +120,11 @@ def test_weights_count_as_they_do_in_mining(tune, tmp_path):
     for one in auto.choice.tried:
         assert at_five.held_out_rank[one.option.scoring] == pytest.approx(one.rank)
         assert at_five.held_out_recall[one.option.scoring] == pytest.approx(one.found)
-    best = auto.choice.tried[0].option.scoring  # tune recommends the best one, where auto blends
-    assert best != "nearest"
-    assert at_five["yield"][best] == len(auto.kept_rows)
+    best = weighted[weighted.recommended].scoring.iloc[0]
+    assert best == auto.choice.tried[0].option.scoring != "nearest"
+    everything = np.concatenate([targets, others])
+    single = select_scored(everything, pool, replace(config, scoring=best), target_weights=weakness)
+    assert at_five["yield"][best] == len(single.kept_rows)
     assert at_five.held_out_rank[best] < plain[plain.topn == 5].set_index("scoring").held_out_rank[best] / 2
     settings = dict(word.split("=") for word in done.last_line.split())
     run = lookalike.run("targets.parquet", "pool.parquet", run_dir="run", **{**settings, "topn": int(settings["topn"])})

@@ -99,10 +99,8 @@ def walk(rule, data, found, budget):
             continue
         if rule == "twins" and images[row] in {images[other] for other in kept}:
             continue
-        # Those among whose neighbours it is, and the nearest of all.
-        listed = [
-            target for target in range(len(targets)) if row in lists[target] or target == likeness[:, row].argmax()
-        ]
+        # Those among whose neighbours it is; an image that no target lists has the nearest of all.
+        listed = [target for target in range(len(targets)) if row in lists[target]] or [int(likeness[:, row].argmax())]
         nearest = sorted(listed, key=lambda target: (-likeness[target, row], target))
         if rule == "target":
             nearest = [target for target in nearest if full[target] < 2]

@@ -233,13 +233,15 @@ def _show_plan(plan: RunPlan) -> None:
 
 def forecast_lines(forecast: Forecast) -> Iterator[str]:
     """What would be mined, line by line: a table of the ladder, or why it cannot be known."""
+    from lookalike.selection.choice import BLEND
+
     if forecast.ladder is None:
         yield f"Yield:     {'nothing' if forecast.pool else 'not known'}: {'; '.join(forecast.notes)}"
         return
     searched = f"one search for {forecast.targets} targets in {forecast.pool} pool images"
     yield f"Yield:     {searched}; * has the run's settings"
     choice = forecast.ladder.choice
-    name = "" if choice is None else str(choice.option)
+    name = "" if choice is None else f"auto ({BLEND})" if choice.option == BLEND else str(choice.option)
     header = ("", "scoring", "topn", "budget", "threshold", "images", "of the pool", "targets served")
     rows = [header]
     for one in forecast.ladder.yields:
