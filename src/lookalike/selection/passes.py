@@ -132,7 +132,8 @@ class Scorer:
             self._axis = lda_axis(goals, self._weights, others, avoid_weight)
             return
         self._targets, self._avoid = compute.put(goals), None if others is None else compute.put(others)
-        self._background = compute.put(self._directions(background.vectors))
+        whole = compute.put(background.vectors)
+        self._background = compute.directions(whole, self._whitening.mean, self._whitening.axes)
 
     def scores(self, rows: Rows, vectors: There) -> Float64s:
         """The scores of some pool rows, whose vectors lie where the arithmetic computes."""
