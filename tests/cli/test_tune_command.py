@@ -1,18 +1,20 @@
 """`lookalike tune`: every figure of the table is what mining with that setting gives; the choice needs no labels."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import lookalike
 from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors import search as search_module
 from lookalike.selection import sweep as sweep_module
 from lookalike.selection.choice import BLEND
 from lookalike.selection.knee import Knee, knee, shared_knee
 from lookalike.selection.scored import select_scored
+from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.mining import mine
 from support.embeddings import identity, write_embeddings
 from support.inprocess import call_lookalike
@@ -129,9 +131,14 @@ def test_weights_count_as_they_do_in_mining(tune, tmp_path):
     best = auto.choice.tried[0].option.scoring
     assert at_five["yield"]["auto"] == len(auto.kept_rows)
     assert at_five.held_out_rank[best] < plain[plain.topn == 5].set_index("scoring").held_out_rank[best] / 2
-    settings = dict(word.split("=") for word in done.last_line.split())
-    run = lookalike.run("targets.parquet", "pool.parquet", run_dir="run", **{**settings, "topn": int(settings["topn"])})
-    assert run.counts.unique == weighted[weighted.recommended]["yield"].iloc[0]
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    for file, name in ((folder.targets, "targets.parquet"), (folder.pool, "pool.parquet")):
+        file.write_bytes((tmp_path / name).read_bytes())
+    made = make_run(tmp_path / "made", target_paths=["/t.jpg"], pool_paths=["/p.jpg"], topn=1)
+    record = json.loads(made.record.read_text())
+    record["settings"]["target_weight_column"] = "weakness"
+    folder.record.write_text(json.dumps(record))
     again, done = tune("run", "--topn", "1,3,5", "--components", "16", "--threshold", "off", out="again")
     assert done.last_line.endswith(" target_weight_column=weakness"), "the run's own column"
     assert again.held_out_rank.tolist() == weighted.held_out_rank.tolist()

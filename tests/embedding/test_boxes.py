@@ -1,6 +1,7 @@
 """`crop`: a box of a file is an image of its own, and its vector that of the part cut out beforehand."""
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image
 from lookalike import ConfigError, TableError, embed_images
 from lookalike.embedding.boards import Boards
 from lookalike.embedding.cache import content_digest
+from lookalike.embedding.readahead import MOST_HANGING
 from lookalike.images.decode import DecodeSettings, decode
-from lookalike.images.outcome import ImageRejected
+from lookalike.images.outcome import ImageRejected, Reason
 from lookalike.tables.boxes import Box, overlap, split_box, with_boxes
 
 DECODING = DecodeSettings("ignore", "clip", 10**7)
@@ -212,6 +214,32 @@ def test_a_board_is_decoded_once_for_boxes_that_come_together(boards, monkeypatc
     for _ in range(2):
         with pytest.raises(ImageRejected, match="not_an_image"):
             keeper.decode(b"no image", Box(0, 0, 1, 1))
+
+
+def test_a_board_that_hangs_is_set_aside_with_all_its_boxes(boards, siglip_snapshot, tmp_path, monkeypatch):
+    """Between other boards, and with more boxes than there may be threads that hang."""
+    from lookalike.embedding import boards as module
+
+    bad, good = str(boards / "L.png"), [str(boards / "RGB.png"), str(boards / "photo.jpg")]
+    hanging, real, never = Path(bad).read_bytes(), module.load, threading.Event()
+
+    def load(data, settings):
+        if data == hanging:
+            never.wait()
+        return real(data, settings)
+
+    monkeypatch.setattr(module, "load", load)
+    rows = [(path, number, 0, 20, 20) for number in range(MOST_HANGING + 8) for path in (bad, *good)]
+    table = pa.table(
+        {name: list(values) for name, values in zip(("filepath", *"xywh"), zip(*rows, strict=True), strict=True)}
+    )
+    result = embed_images(
+        table, tmp_path / "out.parquet", "SigLIP", str(siglip_snapshot), crop=True, time_limit=2.0, cache_dir="off"
+    )
+    never.set()
+    assert result.rows == 2 * (MOST_HANGING + 8)
+    assert {split_box(image.filepath)[0] for image in result.quarantined} == {bad}
+    assert {image.reason for image in result.quarantined} == {Reason.UNREADABLE}
 
 
 def test_boxes_in_paths():

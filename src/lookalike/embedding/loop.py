@@ -242,7 +242,9 @@ def _preparer(work: Work, encoder: Encoder, cache: VectorCache | None) -> Prepar
     remote = any(is_remote(path, settings.root) for path in work.filepaths[:1])
     if remote:
         threads = max(threads, _REMOTE_THREADS)
-    alone = PillowPreparer(work.filepaths, encoder, _decoding(settings), reading, settings.batch_size, lookup, threads)
+    alone = PillowPreparer(
+        work.filepaths, encoder, _decoding(settings), reading, settings.batch_size, lookup, threads, settings.time_limit
+    )
     if isinstance(encoder, TorchEncoder) and encoder.identity.numerics.decoder == DECODER:
         at_once = _REMOTE_THREADS if remote else 1
         return CardPreparer(alone, encoder, _decoding(settings), reading, settings.batch_size, lookup, at_once)

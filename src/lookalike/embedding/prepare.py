@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -194,6 +195,8 @@ class PillowPreparer:
         Where vectors may be known from.
     threads:
         As many as there are cores, if not given.
+    time_limit:
+        Seconds for decoding a file of which parts are wanted.
     """
 
     group_size = 1
@@ -207,6 +210,7 @@ class PillowPreparer:
         batch_size: int,
         cache: CacheLookup,
         threads: int | None = None,
+        time_limit: float = math.inf,
     ) -> None:
         self.threads = threads or usable_cores()
         self.ahead = batch_size + self.threads
@@ -215,7 +219,7 @@ class PillowPreparer:
         self._decoding = decoding
         self._reading = reading
         self._cache = cache
-        self._boards = Boards(decoding)
+        self._boards = Boards(decoding, time_limit)
         self.begin, self.forget = cache.begin, cache.forget
 
     @property

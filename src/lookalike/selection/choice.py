@@ -36,7 +36,9 @@ BLEND = Option("blend", 0)
 _POWER = 0.5
 #: With fewer targets than this, `lda` counts less.
 _SURE_MEAN = 60
-#: Less than this part of the best one's is no share.
+#: So many options have a share, and less than this part of the best one's is none: the others change little and cost
+#: as much time.
+_MOST_SHARES = 5
 _LEAST_PART = 0.1
 
 
@@ -198,6 +200,7 @@ def shared(tried: Sequence[HeldOut], targets: int) -> tuple[HeldOut, ...]:
     parts *= [weights[one.option.scoring] for one in ordered]
     if parts.max() < _LEAST_PART:  # so much better is `nearest`, which comes first then
         parts[0] = 1.0
+    parts[np.argsort(-parts, kind="stable")[_MOST_SHARES:]] = 0.0
     parts[parts < _LEAST_PART * parts.max()] = 0.0
     parts /= parts.sum()
     return tuple(replace(one, share=float(part)) for one, part in zip(ordered, parts, strict=True))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors.base import Float64s, Floats, Rows
 from lookalike.neighbors.held import Arithmetic, Held, There, held
 from lookalike.neighbors.sides import Side
@@ -117,7 +118,7 @@ class Scorer:
         background: Background,
         devices: list[str],
         avoid: Floats | None = None,
-        avoid_weight: float = 1.0,
+        avoid_weight: float = ScoringConfig.avoid_weight,
         arithmetic: Arithmetic | None = None,
     ) -> None:
         self._whitening, self._scoring = whitening.leading(option.components), option.scoring
@@ -131,7 +132,8 @@ class Scorer:
             self._axis = lda_axis(goals, self._weights, others, avoid_weight)
             return
         self._targets, self._avoid = compute.put(goals), None if others is None else compute.put(others)
-        self._background = compute.put(self._directions(background.vectors))
+        whole = compute.put(background.vectors)
+        self._background = compute.directions(whole, self._whitening.mean, self._whitening.axes)
 
     def scores(self, rows: Rows, vectors: There) -> Float64s:
         """The scores of some pool rows, whose vectors lie where the arithmetic computes."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.config.schemas import ScoringConfig
 from lookalike.errors import ConfigError
 from lookalike.neighbors.base import Float64s, Floats, Rows
 from lookalike.neighbors.devices import make_finder
@@ -106,7 +107,12 @@ def likeness(found: Near, weights: Float64s) -> Float64s:
     return mean_of(found.cosines * weights[found.rows])
 
 
-def lda_axis(targets: Singles, weights: Float64s, avoid: Singles | None = None, avoid_weight: float = 1.0) -> Float64s:
+def lda_axis(
+    targets: Singles,
+    weights: Float64s,
+    avoid: Singles | None = None,
+    avoid_weight: float = ScoringConfig.avoid_weight,
+) -> Float64s:
     """The weighted mean of the targets with length 1; 0 where that mean is 0.
 
     Parameters

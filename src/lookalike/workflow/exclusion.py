@@ -36,13 +36,15 @@ class Barred:
     Parameters
     ----------
     excluded:
-        Paths; two spellings of a path are one. A file is excluded with all its boxes.
+        Paths; two spellings of a path are one.
     by:
         ``path``, or ``basename``: the file name alone, in any folder.
+    parts:
+        Whether a file is excluded with all its boxes. Targets exclude only themselves.
     """
 
-    def __init__(self, excluded: Collection[str], by: str = "path") -> None:
-        self._by_name = by == "basename"
+    def __init__(self, excluded: Collection[str], by: str = "path", *, parts: bool = True) -> None:
+        self._by_name, self._parts = by == "basename", parts
         keys = map(base_name if self._by_name else normal_path, excluded)
         self._keys = pa.array(sorted(set(keys)), pa.string())
 
@@ -50,7 +52,7 @@ class Barred:
         """Per path, whether it is excluded; `paths` are strings, without nulls."""
         own = pc.replace_substring_regex(paths, r"^.*[/\\]", "") if self._by_name else normal_paths(paths)
         mask: Mask = pc.is_in(own, self._keys).to_numpy(zero_copy_only=False)
-        if has_boxes(own):
+        if self._parts and has_boxes(own):
             mask |= pc.is_in(files_of(own), self._keys).to_numpy(zero_copy_only=False)
         return mask
 

@@ -198,7 +198,7 @@ def _open(
     known = list(compare_encoders(target, stream, (config.target_vectors, config.pool_vectors)))
     scalars = stream.read_scalars()
     paths = pc.cast(scalars.column("filepath"), pa.string()).combine_chunks()
-    own = Barred(target.filepaths.to_pylist())(paths)
+    own = Barred(target.filepaths.to_pylist(), parts=False)(paths)
     excluded = own | Barred(exclude_paths)(paths)
     if own.any():
         known.append(f"{int(own.sum())} pool images have the path of a target and are left out")

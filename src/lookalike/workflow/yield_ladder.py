@@ -208,12 +208,13 @@ def _avoided(
 def _excluded(config: RunConfig, extras: Extras, targets: _Known, pool: _Known) -> tuple[Mask, list[str]]:
     """Which pool images may not be mined, as far as their paths tell."""
     lists: list[Collection[str]] = [read_all_excluded(config.exclude, "filepath", layout_of(config))]
-    if config.self_match == "exclude":
-        lists.append(targets.paths.to_pylist())
     if extras.history is not None:
         lists.append(extras.history.mined)
     lists += [[path for part in side.filepaths() for path in part.to_pylist()] for side in extras.sides]
-    excluded = np.logical_or.reduce([Barred(paths)(pool.paths) for paths in lists])
+    barred = [Barred(paths) for paths in lists]
+    if config.self_match == "exclude":
+        barred.append(Barred(targets.paths.to_pylist(), parts=False))
+    excluded = np.logical_or.reduce([one(pool.paths) for one in barred])
     notes = [f"{int(excluded.sum())} pool images are left out by their paths"] if excluded.any() else []
     if config.self_match == "exclude" or extras.protect:
         notes.append(
