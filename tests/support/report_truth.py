@@ -186,7 +186,7 @@ def _check_verdict(body, truth):
     lacking, used = truth.of_region("nothing_near"), truth.of_region("exhausted")
     limit = [digits(truth.diagnosis["near"]["limit"])] if lacking else []
     words.take_if(
-        lacking, r"\*\*The pool lacks what (\d+) targets? shows?\*\*: nothing within ([\d.e-]+), .*", lacking, *limit
+        lacking, r"\*\*The pool lacks what (\d+) targets? shows?\*\*: nothing within ([\d.e-]*\d)\b.*", lacking, *limit
     )
     words.take_if(used, r"\*\*(\d+) targets? (?:is|are) in an exhausted region\*\*.*", used)
     itself = truth.found_itself.target_row.nunique()
@@ -264,7 +264,8 @@ def _check_run(body, truth):
         assert [int(number) for number in found.groups()] == [
             len(truth.mined), truth.scored["budget"], truth.served_candidates, len(truth.targets)
         ]  # fmt: skip
-    if "score" in truth.pairs and truth.kept.score.notna().any():
+    # Where there is little room, the scores are left to the tables.
+    if "score" in truth.pairs and truth.kept.score.notna().any() and "Scores of the kept pairs" in body:
         scores = truth.kept.score
         found = re.search(r"least ([\d.e+-]+), median ([\d.e+-]+), largest ([\d.e+-]+?)\.(?:\s|$)", body)
         assert found.groups() == tuple(digits(one) for one in (scores.min(), scores.median(), scores.max()))
