@@ -6,12 +6,15 @@ are members left, so that precision is also recall.
 
 `auto` is the real thing; the single options, which only compare, are scored by plain products in float32.
 
-Both datasets and the encoder are those of `lookalike demo`. Every worker has one core.
+Both datasets and the encoder are those of `lookalike demo`. Every worker has one core. With ``--folder`` what was
+measured stays there, draw by draw, and a run that was stopped goes on, as long as this code is the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import multiprocessing
 import os
 import tempfile
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", type=int, nargs="+", default=[10, 30, 100])
     parser.add_argument("--sets", nargs="+", default=list(_SETS), choices=_SETS)
     parser.add_argument(
-        "--folder", type=Path, help="for the embeddings, which stay there; a temporary one if not given"
+        "--folder", type=Path, help="for embeddings and finished draws, which stay there; a temporary one if not given"
     )
     parser.set_defaults(run=run)
 
@@ -69,18 +72,21 @@ def run(arguments: argparse.Namespace) -> None:
         embedding = time.perf_counter() - started
         cases = [
             Case(name, targets, thinned, draw)
+            for draw in range(arguments.draws)
             for name in arguments.sets
             for thinned in (False, True)
             for targets in arguments.targets
-            for draw in range(arguments.draws)
         ]
+        finished = _Finished(folder)
         context = multiprocessing.get_context("spawn")
         queue, cores = context.Queue(), sorted(os.sched_getaffinity(0))
         for core in cores:
             queue.put(core)
         with context.Pool(len(cores), _pin, (queue, str(Path(temporary) / "sets.npz"))) as workers:
-            results = [one for one in workers.imap(_measure, cases) if one]
-    groups = _grouped(results)
+            for case, one in workers.imap(_named, finished.missing(cases)):
+                finished.add(case, one)
+        results = [one for case in cases if (one := finished.results[_key(case)])]
+    groups = _grouped(sorted(results, key=lambda one: _place(one, arguments)))
     result = {
         "draws": arguments.draws,
         "thinned_share": THIN,
@@ -125,6 +131,41 @@ def _embedded(folder: Path) -> dict[str, Any]:
     return arrays
 
 
+class _Finished:
+    """Draws that were measured, by this code."""
+
+    def __init__(self, folder: Path) -> None:
+        import lookalike.selection
+
+        code = [Path(__file__), *sorted(Path(lookalike.selection.__path__[0]).glob("*.py"))]
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest()
+        self._file = folder / f"draws-{digest[:12]}.jsonl"
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        self.results: dict[str, dict[str, Any] | None] = dict(json.loads(line) for line in lines)
+
+    def missing(self, cases: list[Case]) -> list[Case]:
+        """Those that were not."""
+        return [case for case in cases if _key(case) not in self.results]
+
+    def add(self, case: Case, result: dict[str, Any] | None) -> None:
+        """Keep one."""
+        self.results[_key(case)] = result
+        with self._file.open("a") as file:
+            file.write(json.dumps([_key(case), result]) + "\n")
+
+
+def _key(case: Case) -> str:
+    return " ".join(map(str, case))
+
+
+def _place(one: dict[str, Any], arguments: argparse.Namespace) -> tuple[int, bool, int, int]:
+    """Where a draw stands: by set, share, number of targets, draw."""
+    case = one["case"]
+    return (
+        arguments.sets.index(case["name"]), case["thinned"], arguments.targets.index(case["targets"]), case["draw"],
+    )  # fmt: skip
+
+
 _ARRAYS: dict[str, Any] = {}
 
 
@@ -148,6 +189,11 @@ def _draw(case: Case) -> tuple[Any, Any, Any] | None:
         return None
     pool = np.sort(np.concatenate([left, others]))
     return vectors[np.sort(targets)], vectors[pool], member[pool]
+
+
+def _named(case: Case) -> tuple[Case, dict[str, Any] | None]:
+    """The same with its case."""
+    return case, _measure(case)
 
 
 def _measure(case: Case) -> dict[str, Any] | None:

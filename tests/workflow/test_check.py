@@ -187,7 +187,7 @@ DRAWN = ("plots/distances.png", "plots/labels.png", "plots/map.png", "gallery.ht
 def test_the_record_has_what_is_drawn_and_the_report_with_their_times(drawn):
     record = read_record(drawn)
     assert {name: record.files[name] for name in DRAWN} == {name: file_record(drawn.path / name) for name in DRAWN}
-    assert list(record.seconds)[-4:] == ["mine", "plots", "gallery", "report"]
+    assert list(record.seconds)[-5:] == ["mine", "diagnose", "plots", "gallery", "report"]
     assert all(record.seconds[step] > 0 for step in ("plots", "gallery", "report"))
     written = [path.stat().st_mtime_ns for path in drawn.path.rglob("*") if path.is_file() and path != drawn.log]
     assert drawn.report.stat().st_mtime_ns == max(written), "the report is written last"
