@@ -72,7 +72,7 @@ def test_the_ladder_tells_what_runs_would_mine(dry):
     assert {one["topn"] for one in found if one["scoring"] == own["scoring"]} >= {"1", "2", "3", "5", "10", "20"}
     assert {one["budget"] for one in found if one["topn"] == "-"} == {"3", "6", "15", "30"}
     assert len({one["threshold"] for one in found} - {"off"}) == 3
-    for one in found:
+    for one in found[1::3]:
         settings = {} if one["threshold"] == "off" else {"distance_threshold": float(one["threshold"])}
         settings["budget" if one["topn"] == "-" else "topn"] = int(one["budget" if one["topn"] == "-" else "topn"])
         scoring = "nearest"

@@ -1,6 +1,6 @@
 """`lookalike tune`: every figure of the table is what mining with that setting gives; the choice needs no labels."""
 
-from dataclasses import replace
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import lookalike
 from lookalike.config.schemas import ScoringConfig
 from lookalike.neighbors import search as search_module
 from lookalike.selection import sweep as sweep_module
+from lookalike.selection.choice import BLEND
 from lookalike.selection.knee import Knee, knee, shared_knee
 from lookalike.selection.scored import select_scored
+from lookalike.tables.run_folder import RunFolder
 from lookalike.workflow.mining import mine
 from support.embeddings import identity, write_embeddings
 from support.inprocess import call_lookalike
@@ -86,8 +87,15 @@ def test_held_out_recall_and_the_choice_are_those_of_auto(tune, tmp_path):
         row = at_five[(at_five.scoring == one.option.scoring)].iloc[0]
         assert row.held_out_rank == pytest.approx(one.rank)
         assert row.held_out_recall == pytest.approx(one.found)
+    # Its row is what mining with scoring=auto gives, and it is recommended.
+    blend = at_five[at_five.scoring == "auto"].iloc[0]
+    assert auto.choice.option == BLEND
+    assert blend["yield"] == len(auto.kept_rows)
+    assert blend.precision == pytest.approx(member[auto.kept_rows].mean())
+    assert blend.held_out_rank < best.rank * np.exp(best.spread)
     (chosen,) = table[table.recommended].to_dict("records")
-    assert (chosen["scoring"], chosen["components"]) == best.option
+    assert chosen["scoring"] == "auto"
+    assert f"the best alone ({best.option})" in done.stdout
     curve = table[(table.scoring == chosen["scoring"]) & table.distance_threshold.isna()].reset_index()
     right = curve["yield"] * curve.precision
     curves = {"recall": curve.held_out_recall, "coverage": curve.coverage, "right": right / right.max()}
@@ -120,15 +128,17 @@ def test_weights_count_as_they_do_in_mining(tune, tmp_path):
     for one in auto.choice.tried:
         assert at_five.held_out_rank[one.option.scoring] == pytest.approx(one.rank)
         assert at_five.held_out_recall[one.option.scoring] == pytest.approx(one.found)
-    best = weighted[weighted.recommended].scoring.iloc[0]
-    assert best == auto.choice.tried[0].option.scoring != "nearest"
-    everything = np.concatenate([targets, others])
-    single = select_scored(everything, pool, replace(config, scoring=best), target_weights=weakness)
-    assert at_five["yield"][best] == len(single.kept_rows)
+    best = auto.choice.tried[0].option.scoring
+    assert at_five["yield"]["auto"] == len(auto.kept_rows)
     assert at_five.held_out_rank[best] < plain[plain.topn == 5].set_index("scoring").held_out_rank[best] / 2
-    settings = dict(word.split("=") for word in done.last_line.split())
-    run = lookalike.run("targets.parquet", "pool.parquet", run_dir="run", **{**settings, "topn": int(settings["topn"])})
-    assert run.counts.unique == weighted[weighted.recommended]["yield"].iloc[0]
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    for file, name in ((folder.targets, "targets.parquet"), (folder.pool, "pool.parquet")):
+        file.write_bytes((tmp_path / name).read_bytes())
+    made = make_run(tmp_path / "made", target_paths=["/t.jpg"], pool_paths=["/p.jpg"], topn=1)
+    record = json.loads(made.record.read_text())
+    record["settings"]["target_weight_column"] = "weakness"
+    folder.record.write_text(json.dumps(record))
     again, done = tune("run", "--topn", "1,3,5", "--components", "16", "--threshold", "off", out="again")
     assert done.last_line.endswith(" target_weight_column=weakness"), "the run's own column"
     assert again.held_out_rank.tolist() == weighted.held_out_rank.tolist()

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from lookalike.config.schemas import ScoringConfig
+from lookalike.selection.arithmetic import HostArithmetic
+from lookalike.selection.heldout import Option, Sample, hide
 from lookalike.selection.scored import select_scored
 from support.pools import planted
 
@@ -70,3 +72,28 @@ def test_the_figures_are_those_of_the_definition(weighted):
         assert tried.log_rank == pytest.approx(np.mean(figures), abs=1e-3)
         assert tried.spread == pytest.approx(np.std(figures), abs=1e-3)
         assert tried.found == pytest.approx(np.mean(shares), abs=1e-3)
+
+
+def test_the_ranks_of_a_blend_are_those_of_its_definition():
+    """The mean, by their shares, of scores that have a mean of 0 and a deviation of 1 over the pool."""
+    targets, pool, _ = planted(targets=13, pool=130, members=15, dimension=20)
+    arithmetic = HostArithmetic(["cpu"])
+    sample = Sample(pool, targets, pool, targets, np.ones(13), np.arange(130))
+    hidden = hide(sample, SPLITS, SEED)
+    shares = {Option("lda", 16): 0.25, Option("density_ratio", 8): 0.75}
+    found = hidden.blended_ranks(shares, arithmetic)
+    for half, ranks in zip(hidden.halves, found, strict=True):
+        total = np.zeros(130 + len(half.hidden))
+        for option, share in shares.items():
+            space = [units(side[:, : option.components].astype(float)) for side in (pool, targets)]
+            whole = np.concatenate([space[0], space[1][half.hidden]])
+            scores = np.array([
+                scores_of(option, image, space[1][half.visible], np.ones(len(half.visible)),
+                          np.delete(whole, number, axis=0))
+                for number, image in enumerate(whole)
+            ])  # fmt: skip
+            total += share * (scores - scores[:130].mean()) / scores[:130].std()
+        np.testing.assert_array_equal(ranks, [1 + (total[:130] > one).sum() for one in total[130:]])
+    alone = hidden.blended_ranks({Option("lda", 16): 1.0}, arithmetic)
+    for one, other in zip(alone, hidden.ranks(Option("lda", 16), "cosine", arithmetic), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -22,7 +22,10 @@ _PANELS = (
     ("redundancy", "likeness of kept images (redundancy)", False),
 )
 _DASHES = ("-", "--", ":", "-.")
-_COLORS = {"nearest": drawing.TARGET, "density_ratio": drawing.LEFT_OVER[0], "lda": drawing.LEFT_OVER[1]}
+_COLORS = {
+    "nearest": drawing.TARGET, "density_ratio": drawing.LEFT_OVER[0], "lda": drawing.LEFT_OVER[1],
+    "auto": drawing.MINED,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ class Chooser:
         if not there:
             return []
         if settings.components == "auto":
-            numbers = [number for number in LADDER if number <= there] or [there]
+            numbers = auto_components(there)
         else:
             numbers = [min(int(settings.components), there)]
             if numbers[0] < int(settings.components):
@@ -173,6 +173,11 @@ class Chooser:
         scorings = WHITENED if settings.scoring == "auto" else (settings.scoring,)
         options = [Option(scoring, number) for scoring in scorings for number in numbers]
         return [Option("nearest", 0), *options] if settings.scoring == "auto" else options
+
+
+def auto_components(there: int) -> list[int]:
+    """The numbers of components that `components=auto` tries in a space that has so many."""
+    return [number for number in LADDER if number <= there] or [there]
 
 
 def shared(tried: Sequence[HeldOut], targets: int) -> tuple[HeldOut, ...]:

@@ -11,7 +11,7 @@ be alike for no other reason than being outside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -160,12 +160,30 @@ class Hidden:
 
     def ranks(self, option: Option, metric: str, arithmetic: Arithmetic) -> list[Float64s]:
         """Per half, the ranks of its hidden targets by an option."""
-        sample, halves = self.sample, list(self.halves)
-        return {
-            "nearest": lambda: _nearest(sample, halves, metric),
-            "density_ratio": lambda: _density_ratio(sample, option.components, halves, arithmetic),
-            "lda": lambda: _lda(sample, option.components, halves),
-        }[option.scoring]()
+        if option.scoring == "nearest":
+            return _nearest(self.sample, list(self.halves), metric)
+        return [_ranks(*one) for one in self._scores(option, arithmetic)]
+
+    def blended_ranks(self, shares: Mapping[Option, float], arithmetic: Arithmetic) -> list[Float64s]:
+        """Per half, the ranks of its hidden targets by the weighted mean of several options' scores.
+
+        Each score is brought to a mean of 0 and a standard deviation of 1 over the pool first, as `passes.Blend` does.
+        """
+        sums = [[np.zeros(len(self.sample.ranked)), np.zeros(len(half.hidden))] for half in self.halves]
+        for option, share in shares.items():
+            for both, (pool, hidden) in zip(sums, self._scores(option, arithmetic), strict=True):
+                deviation = float(pool.std())
+                if deviation > np.finfo(np.float32).eps:
+                    both[0] += share * (pool - pool.mean()) / deviation
+                    both[1] += share * (hidden - pool.mean()) / deviation
+        return [_ranks(pool, hidden) for pool, hidden in sums]
+
+    def _scores(self, option: Option, arithmetic: Arithmetic) -> list[_Scores]:
+        """Per half, the scores of the pool and of its hidden targets by an option."""
+        halves = list(self.halves)
+        if option.scoring == "lda":
+            return _lda(self.sample, option.components, halves)
+        return _density_ratio(self.sample, option.components, halves, arithmetic)
 
     def figures(self, option: Option, ranks: list[Float64s], within: float) -> HeldOut:
         """What the ranks of an option say, where ranks up to `within` count as found."""
@@ -207,16 +225,23 @@ def _some(sample: Sample, random: np.random.Generator) -> Sample:
     )
 
 
-def _lda(sample: Sample, components: int, halves: list[Half]) -> list[Float64s]:
+class _Scores(NamedTuple):
+    """The scores of the pool's images, and those of the hidden targets."""
+
+    pool: Float64s
+    hidden: Float64s
+
+
+def _lda(sample: Sample, components: int, halves: list[Half]) -> list[_Scores]:
     pool = directions(sample.pool[sample.ranked], components)
     targets = directions(sample.targets, components)
     # A cosine to a mean orders as the product with it does.
     means = np.array([sample.weights[visible] @ targets[visible] for _, visible in halves])
     scores, own = pool.astype(np.float64) @ means.T, targets.astype(np.float64) @ means.T
-    return [_ranks(scores[:, number], own[hidden, number]) for number, (hidden, _) in enumerate(halves)]
+    return [_Scores(scores[:, number], own[hidden, number]) for number, (hidden, _) in enumerate(halves)]
 
 
-def _density_ratio(sample: Sample, components: int, halves: list[Half], arithmetic: Arithmetic) -> list[Float64s]:
+def _density_ratio(sample: Sample, components: int, halves: list[Half], arithmetic: Arithmetic) -> list[_Scores]:
     pool, targets, ranked = (
         arithmetic.units(vectors, components) for vectors in (sample.pool, sample.targets, sample.pool[sample.ranked])
     )
@@ -227,7 +252,7 @@ def _density_ratio(sample: Sample, components: int, halves: list[Half], arithmet
     like, unlike = arithmetic.half_means(ranked, pool, targets, hiding, NEAR, own=sample.ranked)
     own_like, own_unlike = arithmetic.half_means(targets, pool, targets, hiding, NEAR, own_target=everyone)
     scores, own = like - unlike, own_like - own_unlike
-    return [_ranks(scores[number], own[number, hidden]) for number, (hidden, _) in enumerate(halves)]
+    return [_Scores(scores[number], own[number, hidden]) for number, (hidden, _) in enumerate(halves)]
 
 
 def _nearest(sample: Sample, halves: list[Half], metric: str) -> list[Float64s]:

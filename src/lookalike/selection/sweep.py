@@ -24,13 +24,13 @@ from lookalike.neighbors.search import Search, search
 from lookalike.neighbors.sides import Side, pick_vectors
 from lookalike.progress import progress
 from lookalike.selection.arithmetic import arithmetic_of, project
-from lookalike.selection.choice import shared
+from lookalike.selection.choice import BLEND, auto_components, shared
 from lookalike.selection.coverage import Same, cover
 from lookalike.selection.filters import Outcome, code
 from lookalike.selection.given import vectors_of
 from lookalike.selection.heldout import LEAST_TARGETS, HeldOut, Hidden, Option, Sample, hide
 from lookalike.selection.pairs import Images, Limits
-from lookalike.selection.passes import Background, Scorer, learn, score_pool
+from lookalike.selection.passes import Background, Blend, Scorer, learn, score_pool
 from lookalike.selection.rules import Rules
 from lookalike.selection.scored import pairs_of
 from lookalike.selection.scoring import WHITENED, checked_weights, near, without_self
@@ -166,6 +166,11 @@ class _Found:
         ranks = {option: hidden.ranks(option, metric, arithmetic) for option in options}
         return cls(hidden, ranks, hidden.distances(metric))
 
+    def shares(self, targets: int) -> dict[Option, float]:
+        """The shares of the options that `scoring=auto` would blend for so many targets."""
+        figures = [self.hidden.figures(option, ranks, 0.0) for option, ranks in self.ranks.items()]
+        return {one.option: one.share for one in shared(figures, targets) if one.share}
+
     def recall(self, setting: Setting, share: float) -> float:
         """The share of them that stand among such a share of the pool, and within the threshold."""
         limit = np.inf if setting.threshold == OFF else setting.threshold
@@ -181,7 +186,7 @@ class _Found:
         """What is known of every option, best first."""
         within = share * len(self.hidden.sample.ranked)
         figures = [self.hidden.figures(option, ranks, within) for option, ranks in self.ranks.items()]
-        return shared(figures, len(self.hidden.sample.targets))
+        return tuple(sorted(figures, key=lambda one: one.log_rank))
 
 
 class _Sweep:
@@ -225,10 +230,9 @@ class _Sweep:
             near_ones = lists.distances[:, : max(topns)]
             own = np.quantile(near_ones[np.isfinite(near_ones)], quantiles) if len(quantiles) else ()
             thresholds = (OFF, *sorted({float(f"{value:.4g}") for value in own}, reverse=True))
-        images, options, hidden = self._scored(components)
-        found = None if hidden is None else _Found.of(hidden, options, settings.knn_metric, self._arithmetic)
+        images, found = self._scored(components)
         points = []
-        trials = list(product(options, topns, thresholds))
+        trials = list(product(images, topns, thresholds))
         with progress("trying", len(trials), "settings") as advance:
             for done, trial in enumerate(trials, 1):
                 setting = Setting(*trial)
@@ -242,8 +246,8 @@ class _Sweep:
         tried = found.figures(share) if found else ()
         return Swept(tuple(self._with_redundancy(points)), tried, searched.certificate, tuple(self._notes))
 
-    def _scored(self, components: Sequence[int]) -> tuple[dict[Option, Images], list[Option], Hidden | None]:
-        """Scores of the pool by every option, and the hidden targets to choose one by."""
+    def _scored(self, components: Sequence[int]) -> tuple[dict[Option, Images], _Found | None]:
+        """Scores of the pool by every option, and where the hidden targets stand by them."""
         settings = self._settings
         moments, background = learn(self._pool, self._excluded, self._allowed, settings.background, settings.seed)
         whitening = Whitening.of(moments, max(components))
@@ -261,25 +265,38 @@ class _Sweep:
         base = score_pool(
             self._pool, self._excluded, self._vectors, settings.knn_metric, self._devices, None
         )  # also finds the nearest target of every image
-        scorers = [
-            Scorer(
+        scorers: dict[Option, Scorer | Blend] = {
+            option: Scorer(
                 whitening, option, self._vectors, self._weights, background, self._devices, arithmetic=self._arithmetic
             )
             for option in options[1:]
-        ]
+        }
+        hidden = self._hidden(moments, whitening, background)
+        found = None if hidden is None else _Found.of(hidden, options, settings.knn_metric, self._arithmetic)
+        if found is not None and numbers == auto_components(whitening.components):
+            self._blend(found, scorers, background)
         scores: list[Singles] = [base.scores.copy() for _ in scorers]
         with progress("scoring", self._allowed * len(scorers), "vectors") as advance:
             seen = 0
             for block in blocks_there(self._pool, self._excluded):
-                for scorer, own in zip(scorers, scores, strict=True):
+                for scorer, own in zip(scorers.values(), scores, strict=True):
                     own[block.rows] = scorer.scores(*block)
                 seen += len(block.rows) * len(scorers)
                 advance(seen)
         images = {
             option: Images(own, base.targets, base.distances, base.allowed)
-            for option, own in zip(options, [base.scores, *scores], strict=True)
+            for option, own in zip([options[0], *scorers], [base.scores, *scores], strict=True)
         }
-        return images, options, self._hidden(moments, whitening, background)
+        return images, found
+
+    def _blend(self, found: _Found, scorers: dict[Option, Scorer | Blend], background: Background) -> None:
+        """Add what `scoring=auto` would use, where it blends several of the options."""
+        shares = found.shares(int((self._weights > 0).sum()))
+        used = [one for option in shares if isinstance(one := scorers.get(option), Scorer)]
+        if len(used) < 2:
+            return
+        scorers[BLEND] = Blend(used, [*shares.values()], background, self._arithmetic)
+        found.ranks[BLEND] = found.hidden.blended_ranks(shares, self._arithmetic)
 
     def _hidden(self, moments: Moments, whitening: Whitening, background: Background) -> Hidden | None:
         """Halves of the targets, in a space of the pool and all targets; None where there are too few."""

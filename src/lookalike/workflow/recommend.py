@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.config.schemas import ScoringConfig, TuneConfig
-from lookalike.selection.choice import FALLBACK_COMPONENTS
-from lookalike.selection.heldout import Option
+from lookalike.selection.choice import BLEND, FALLBACK_COMPONENTS
+from lookalike.selection.heldout import HeldOut, Option
 from lookalike.selection.knee import Knee, shared_knee
 from lookalike.selection.sweep import OFF, Point, Swept, by_option
 
@@ -99,7 +99,7 @@ def recommend(encoders: Sequence[Tried]) -> Chosen:
 def settings_of(chosen: Chosen, config: TuneConfig) -> tuple[str, ...]:
     """The recommendation as words of `lookalike mine`."""
     option, topn, threshold = chosen.point.setting
-    words = [f"scoring={option.scoring}"]
+    words = [f"scoring={scoring_of(option)}"]
     words += [f"components={option.components}"] if option.components else []
     words += [f"topn={topn}", f"knn_metric={config.knn_metric}"]
     words += [f"distance_threshold={threshold:g}"] if threshold != OFF else []
@@ -110,6 +110,11 @@ def settings_of(chosen: Chosen, config: TuneConfig) -> tuple[str, ...]:
     return tuple(words)
 
 
+def scoring_of(option: Option) -> str:
+    """The setting `scoring` that an option is: only `auto` blends."""
+    return "auto" if option == BLEND else option.scoring
+
+
 def _best_option(encoders: Sequence[Tried]) -> tuple[Tried, Option, str]:
     """The encoder and the scoring that find hidden targets best."""
     tried = [(one, encoder) for encoder in encoders for one in encoder.swept.tried]
@@ -118,13 +123,28 @@ def _best_option(encoders: Sequence[Tried]) -> tuple[Tried, Option, str]:
         preferred = [option for option in options if option.scoring == "density_ratio"] or options
         option = min(preferred, key=lambda one: abs(one.components - FALLBACK_COMPONENTS))
         return encoders[0], option, f"{option}: too few targets to choose; this is the fallback of scoring=auto"
-    figure, encoder = min(tried, key=lambda one: one[0].log_rank)
+    # Of one encoder, the blend of `auto`, unless a single option is better by more than chance: the best of ten on one
+    # set of targets is often a matter of luck (`choice`). Then the encoder whose option is best.
+    figure, encoder = min((_best_of(one) for one in encoders if one.swept.tried), key=lambda one: one[0].log_rank)
     worst = max(one.rank for one, _ in tried)
-    of = f"{encoder.name}, {figure.option}" if len(encoders) > 1 else str(figure.option)
+    name, alone = str(figure.option), ""
+    if figure.option == BLEND:
+        single = next(one for one in encoder.swept.tried if one.option != BLEND)
+        name, alone = "auto, which blends several", f", {single.rank:.0f} with the best alone ({single.option})"
+    of = f"{encoder.name}, {name}" if len(encoders) > 1 else name
     return encoder, figure.option, (
-        f"{of}: of {len(tried)} it found hidden targets best: typical rank {figure.rank:.0f} among {figure.among} pool "
-        f"images (the worst: {worst:.0f})"
+        f"{of}: typical rank of a hidden target {figure.rank:.0f} among {figure.among} pool images{alone}, {worst:.0f} "
+        f"with the worst of {len(tried)}"
     )  # fmt: skip
+
+
+def _best_of(encoder: Tried) -> tuple[HeldOut, Tried]:
+    """What is best of one encoder."""
+    best = encoder.swept.tried[0]
+    blends = [one for one in encoder.swept.tried if one.option == BLEND]
+    if blends and blends[0].log_rank <= best.log_rank + best.spread:
+        best = blends[0]
+    return best, encoder
 
 
 def _no_knee(points: Sequence[Point]) -> str:

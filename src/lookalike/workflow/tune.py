@@ -31,7 +31,7 @@ from lookalike.tables.pair_table import write_table
 from lookalike.tables.run_folder import RunFolder, read_record
 from lookalike.workflow.comparable import compare_encoders
 from lookalike.workflow.exclusion import Barred
-from lookalike.workflow.recommend import Chosen, Tried, recommend, settings_of
+from lookalike.workflow.recommend import Chosen, Tried, recommend, scoring_of, settings_of
 from lookalike.workflow.weights import read_weights
 
 log = logging.getLogger(__name__)
@@ -299,7 +299,7 @@ def _row(encoder: Tried, point: Point, names: Sequence[str]) -> dict[str, Any]:
     ranks = {one.option: one.rank for one in encoder.swept.tried}
     return {
         "encoder": encoder.name,
-        "scoring": option.scoring,
+        "scoring": scoring_of(option),
         "components": option.components or None,
         "topn": topn,
         "distance_threshold": None if threshold == OFF else threshold,
@@ -352,6 +352,6 @@ def _curves(table: pa.Table, encoders: Sequence[Tried]) -> list[Curve]:
                 for number, (row, point) in enumerate(zip(own, encoder.swept.points, strict=True))
                 if point.setting.option == option and point.setting.threshold == OFF
             ]
-            curves.append(Curve(encoder.name, option.scoring, option.components, tuple(chosen)))
+            curves.append(Curve(encoder.name, scoring_of(option), option.components, tuple(chosen)))
         first += len(own)
     return curves
