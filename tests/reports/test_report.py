@@ -141,6 +141,8 @@ SHAPES = {
 
 #: Where plots come on top of much, or there is little to draw.
 DRAWN = ("labels", "no pairs", "thousands of labels", "everything wrong", "everything told")
+#: Their record was edited by hand, so that it does not follow from the tables.
+MADE_UP = ("everything told",)
 CASES = [*((shape, False) for shape in SHAPES), *((shape, True) for shape in DRAWN)]
 
 
@@ -151,7 +153,7 @@ def test_every_run_gets_seven_sections_of_the_right_length(shape, plots, scoring
     if plots:
         write_plots(folder)
     found = check_report(report_of(folder))
-    if shape != "everything told":  # its record is made up
+    if shape not in MADE_UP:
         check_truth(folder)
     for path in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", "".join(found.values())):
         assert plots
@@ -180,7 +182,7 @@ def test_even_everything_at_once_fits(tmp_path):
     )  # fmt: skip
     write_plots(folder)
     found = check_report(report_of(folder))
-    for named in ("pool lacks", "exhausted region", "no-op", "set aside", "Unrelated"):
+    for named in ("pool lacks", "exhausted region", "labels give less", "no-op", "set aside", "Unrelated"):
         assert named in found["Verdict"], named
 
 

@@ -186,7 +186,7 @@ def _check_verdict(body, truth):
     lacking, used = truth.of_region("nothing_near"), truth.of_region("exhausted")
     limit = [digits(truth.diagnosis["near"]["limit"])] if lacking else []
     words.take_if(
-        lacking, r"\*\*The pool lacks what (\d+) targets? shows?\*\*: nothing within ([\d.e-]*\d)\b.*", lacking, *limit
+        lacking, r"\*\*The pool lacks what (\d+) targets? shows?\*\*: nothing within ([\d.e-]+), .*", lacking, *limit
     )
     words.take_if(used, r"\*\*(\d+) targets? (?:is|are) in an exhausted region\*\*.*", used)
     itself = truth.found_itself.target_row.nunique()
@@ -195,8 +195,7 @@ def _check_verdict(body, truth):
     words.take_if(truth.copies, r"\*\*(\d+) targets? with an equal vector in the pool\*\*.*", truth.copies)
     for side in ("targets", "pool"):
         for reason, number in truth.record[side]["quarantined"].items():
-            if re.search(rf"(\d+) {reason}", words.left):  # where there is little room, the reasons are left out
-                words.take(rf"(\d+) {reason}", number)
+            words.take(rf"(\d+) {reason}", number)
     aside = [sum(truth.record[side]["quarantined"].values()) for side in ("targets", "pool")]
     for noun, number in zip(("target", "pool image"), aside, strict=True):
         words.take_if(number, rf"\*\*(\d+) {noun}s? set aside\*\*", number)
@@ -265,14 +264,13 @@ def _check_run(body, truth):
         assert [int(number) for number in found.groups()] == [
             len(truth.mined), truth.scored["budget"], truth.served_candidates, len(truth.targets)
         ]  # fmt: skip
-    # Where there is little room, the scores are left to the tables.
-    if "score" in truth.pairs and truth.kept.score.notna().any() and "Scores of the kept pairs" in body:
+    if "score" in truth.pairs and truth.kept.score.notna().any():
         scores = truth.kept.score
         found = re.search(r"least ([\d.e+-]+), median ([\d.e+-]+), largest ([\d.e+-]+?)\.(?:\s|$)", body)
         assert found.groups() == tuple(digits(one) for one in (scores.min(), scores.median(), scores.max()))
     near = re.search(r"Near is within ([\d.e-]+), .*?: (\d+) targets? ha(?:s|ve) nothing near, (\d+) mostly", body)
-    assert not near or (truth.diagnosis and truth.diagnosis["near"])
-    if near:  # where there is little room, the verdict alone says it
+    assert bool(near) == bool(truth.diagnosis and truth.diagnosis["near"])
+    if near:
         regions = [str(truth.of_region(region)) for region in ("nothing_near", "exhausted")]
         assert list(near.groups()) == [digits(truth.diagnosis["near"]["limit"]), *regions]
     dropped = outcomes.get("label_mismatch", 0)
@@ -301,7 +299,8 @@ def _check_labels(body, truth):
         assert [row["best"], row["median"]] == expected
     if sums[0] and not cut:
         rest = (
-            r"The other (\d+) labels? have (\d+) targets? and (\d+) mined; (\d+) of them have no own row, (\d+) nothing"
+            r"The other (\d+) label(?:s have| has) (\d+) targets? and (\d+) mined; "
+            r"(\d+) of them have no own row, (\d+) nothing"
         )
         found = re.search(rest, body)
         assert [int(number) for number in found.groups()] == sums.tolist()

@@ -25,24 +25,22 @@ def diagnosis_findings(facts: Facts, room: Room) -> Iterator[str]:
     found = facts.record.diagnosis
     if not found:
         return
-    near, lacks, used = found["near"], found["nothing_near"], found["exhausted"]
-    if near and lacks["count"]:
-        scale = f", the distance within which {percent(near['quantile'])} of the pool images have another one"
+    near = found["near"]
+    if near and found["nothing_near"]["count"]:
+        lacks = found["nothing_near"]
         yield (
-            f"**The pool lacks what {count(lacks['count'], 'target shows', 'targets show')}**: nothing within "
-            f"{number(near['limit'])}{'' if room.tight else scale}{_named(lacks, room)}."
+            f"**The pool lacks what {count(lacks['count'], 'target')} show{'s' if lacks['count'] == 1 else ''}**: "
+            f"nothing within {number(near['limit'])}, the distance within which {percent(near['quantile'])} of the "
+            f"pool images have another one{_named(lacks, room)}."
         )
-    if near and used["count"]:
-        rule = "" if room.tight else ": more than half of what is near was mined before or left out"
-        targets = count(used["count"], "target is", "targets are")
-        yield f"**{targets} in an exhausted region**{rule}{_named(used, room)}."
+    if near and found["exhausted"]["count"]:
+        yield (
+            f"**{count(found['exhausted']['count'], 'target is', 'targets are')} in an exhausted region**: more than "
+            f"half of what is near was mined before or left out{_named(found['exhausted'], room)}."
+        )
     drift = found["drift"]
     if drift and "unknown" not in drift:
-        changes = list(_drift_findings(drift, room))
-        if room.tight and changes:
-            changed = count(len(changes), "figure")
-            changes = [f"**Changed since iteration {drift['iteration']}**: {changed} in `run.json`."]
-        yield from changes
+        yield from _drift_findings(drift, room)
 
 
 def diagnosis_block(facts: Facts, room: Room) -> str:
@@ -62,13 +60,11 @@ def _near_words(found: Mapping[str, Any], room: Room) -> Iterator[str]:
     if not near:
         yield "The pool has no two images, so that nothing says how near is near."
         return
-    if room.tight:
-        yield f"Near, within {number(near['limit'])}: nothing for {lacks} targets; for {used} mostly left out."
-        return
+    where = "" if room.tight else " (`target_outcomes.parquet` has every target)"
     yield (
         f"Near is within {number(near['limit'])}, where {percent(near['quantile'])} of the pool images have another "
         f"one: {count(lacks, 'target has', 'targets have')} nothing near, {used} mostly what was mined before or left "
-        "out (`target_outcomes.parquet` has every target)."
+        f"out{where}."
     )
 
 
@@ -78,8 +74,7 @@ def _hub_words(found: Mapping[str, Any], room: Room) -> Iterator[str]:
     if hubs["skewness"] is None:
         return
     chance = "" if hubs["by_chance"] is None else f" (by chance {_skewness(hubs['by_chance'])})"
-    of = "" if room.tight else " of the pool images"
-    yield f"Skewness of the {found['k']}-occurrence{of}: {_skewness(hubs['skewness'])}{chance}."
+    yield f"Skewness of the pool images' {found['k']}-occurrence: {_skewness(hubs['skewness'])}{chance}."
     if room.prose:
         yield "Far above chance, a few images (hubs) are near to very many targets."
     images = [one for one in hubs["images"] if one["targets"] >= _LEAST_FOUND]
@@ -105,7 +100,7 @@ def _drift_words(drift: Mapping[str, Any], room: Room) -> str:
     parts = [f"{mined[1]} images after {mined[0]}"]
     if nearest["then"] is not None and nearest["now"] is not None:
         parts.append(f"median distance to the nearest image {number(nearest['now'])} after {number(nearest['then'])}")
-    if nearest["superiority"] is not None and not room.tight:
+    if nearest["superiority"] is not None:
         parts.append(f"larger than before with probability {nearest['superiority']:.2f} ({LARGE:g} is a large change)")
     shift = drift["targets"]
     if shift and not room.tight:
@@ -152,8 +147,7 @@ def _named(region: Mapping[str, Any], room: Room) -> str:
     words = [code(path, room.value) for path in paths]
     more = region["count"] - len(paths)
     text = f" ({', '.join(words)}{f' and {more} more' if more > 0 else ''}" if words else ""
-    several = len(region["labels"]) > 1 and not room.tight
-    labels = list(region["labels"].items())[: room.named] if several else []
+    labels = list(region["labels"].items())[: room.named] if len(region["labels"]) > 1 else []
     if text and labels:
         text += f"; labels: {', '.join(f'{plain(label, min(room.value, 40))} {number}' for label, number in labels)}"
     return f"{text})" if text else ""

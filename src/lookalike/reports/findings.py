@@ -144,9 +144,7 @@ def _inputs(facts: Facts, room: Room) -> Iterator[str]:
         bad = sum(side.record.quarantined.values())
         if bad:
             place = f", see {code(side.quarantine.name, room.value)}" if side.quarantine else ""
-            reasons = "" if room.tight else _reasons(side)
-            why = f"{reasons}{place}".removeprefix(", ")
-            yield f"**{count(bad, noun)} set aside**, which could not be embedded{why and f' ({why})'}."
+            yield f"**{count(bad, noun)} set aside**, which could not be embedded ({_reasons(side)}{place})."
 
 
 def _served(facts: Facts, room: Room) -> Iterator[str]:

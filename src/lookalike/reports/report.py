@@ -30,9 +30,9 @@ _ROOMS = (
     Room(25, 6, 200, 120, prose=False),
     Room(18, 5, 160, 100, prose=False),
     Room(12, 5, 140, 80, prose=False),
-    Room(12, 2, 140, 80, prose=False),
     Room(8, 4, 120, 60, prose=False),
     Room(5, 3, 100, 40, prose=False),
+    Room(12, 2, 140, 80, prose=False),
     Room(3, 2, 60, 24, prose=False),
     Room(1, 1, 40, 12, prose=False),
     Room(1, 1, 30, 12, prose=False, brief=True),
@@ -293,7 +293,7 @@ def _labels_rest(facts: Facts, room: Room) -> str:
     bare = sorted((row for row in rest if row.nothing), key=lambda row: (-row.nothing, row.label))
     text = (
         f"Shown: the {markdown.count(room.labels, 'label')} with most targets. "
-        f"The other {markdown.count(len(rest), 'label')} have "
+        f"The other {markdown.count(len(rest), 'label has', 'labels have')} "
         f"{markdown.count(sum(row.targets for row in rest), 'target')} and {sum(row.mined for row in rest)} mined; "
         f"{sum(row.without_own for row in rest)} of them have no own row, {sum(row.nothing for row in rest)} nothing."
     )
