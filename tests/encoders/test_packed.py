@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import CLIPModel, SiglipModel
 
-from lookalike.encoders import packed
+from lookalike import embed_images
+from lookalike.encoders import attention, packed
 from lookalike.encoders.attention import ContiguousAttention, without_copies
 from lookalike.encoders.packed import PackedLinear, pack
 
@@ -80,3 +81,13 @@ def test_attention_without_copies_is_pytorchs(masked):
     without_copies(holder)
     assert isinstance(holder.head, ContiguousAttention)
     torch.testing.assert_close(holder.head(probe, states, states, attn_mask=mask)[0], expected)
+
+
+@pytest.mark.parametrize(("precision", "packs"), [("bf16", 1), ("fp32", 0)])
+def test_the_loader_of_siglip_uses_both(precision, packs, siglip_snapshot, images, tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(packed, "pack", lambda module: called.append("pack"))
+    monkeypatch.setattr(attention, "without_copies", lambda module: called.append("head"))
+    given = (images, tmp_path / "out.parquet", "SigLIP", str(siglip_snapshot))
+    embed_images(*given, precision=precision, device="cpu", cache_dir="off")
+    assert (called.count("head"), called.count("pack")) == (1, packs)

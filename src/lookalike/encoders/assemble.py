@@ -17,7 +17,7 @@ from lookalike.encoders.base import (
     weights_digest,
 )
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
-from lookalike.encoders.vectors import Finish
+from lookalike.encoders.vectors import Finish, Turn
 from lookalike.images.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -44,6 +44,14 @@ class Loaded:
         How many images it computes at a time on a CPU.
     recordable:
         Whether its forward pass can be recorded as a CUDA graph: it never waits for the GPU.
+    channels_last:
+        Whether its images may lie channels last inside the model, which foreign code may not expect.
+    packable:
+        Whether its linear layers are only called, so that packed ones can take their place (`packed`).
+    weights:
+        Digest of the weights as they are in the file, where the module was changed since; "": it was not.
+    turn:
+        Turns the images of a batch that does not hold them as height x width.
     """
 
     module: Any
@@ -55,6 +63,10 @@ class Loaded:
     libraries: tuple[str, ...]
     cpu_slice: int = 8
     recordable: bool = False
+    channels_last: bool = True
+    packable: bool = False
+    weights: str = ""
+    turn: Turn | None = None
 
 
 def assemble(loaded: Loaded, family_name: str, request: LoadRequest, *, normalizes: bool = False) -> TorchEncoder:
@@ -75,11 +87,17 @@ def assemble(loaded: Loaded, family_name: str, request: LoadRequest, *, normaliz
 
     device = choose_device(request.device)
     # The digest is that of the weights as they are in the file, whatever they are computed in.
-    digest = weights_digest(loaded.module.state_dict())
+    digest = loaded.weights or weights_digest(loaded.module.state_dict())
     precision = choose_precision(request.precision, device, family_name)
     # Channels last is how convolutions are computed fastest, and how one hands on tokens that lie one after another.
-    module = loaded.module.eval().to(device, torch_dtype(precision), memory_format=torch.channels_last)
+    # Otherwise every residual connection and layer norm of a ViT works on strided memory: 40 % more time on an H100.
+    layout = torch.channels_last if loaded.channels_last else torch.preserve_format
+    module = loaded.module.eval().to(device, torch_dtype(precision), memory_format=layout)
     module.requires_grad_(False)
+    if loaded.packable and device.type == "cpu" and precision == "bf16":
+        from lookalike.encoders.packed import pack
+
+        pack(module)
     finish = Finish.of(request, reference=normalizes)
     versions = {name: importlib.import_module(name).__version__ for name in ("torch", *loaded.libraries)}
     identity = EncoderIdentity(
@@ -99,7 +117,7 @@ def assemble(loaded: Loaded, family_name: str, request: LoadRequest, *, normaliz
     def forward(batch: torch.Tensor) -> torch.Tensor:
         return loaded.forward(module, batch)
 
-    finished = finish.wrap(forward)
+    finished = finish.wrap(forward, loaded.turn)
     if loaded.recordable and device.type == "cuda":
         from lookalike.encoders.graph import GraphedForward
 

@@ -18,25 +18,18 @@ import pickle
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lookalike.encoders.base import (
-    LoadRequest,
-    Slices,
-    TorchEncoder,
-    choose_device,
-    choose_precision,
-    torch_dtype,
-    weights_digest,
-)
-from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
+from lookalike.encoders.assemble import Loaded, assemble
+from lookalike.encoders.base import LoadRequest, TorchEncoder, weights_digest
 from lookalike.encoders.naflex import turned, unpack
 from lookalike.encoders.pooling import pool, pooling_name
 from lookalike.encoders.processor import read_preprocessing, with_side
 from lookalike.encoders.snapshot import check_family, not_loaded, quiet_transformers, read_config_json
 from lookalike.encoders.towers import TOWERS, Tower
-from lookalike.encoders.vectors import Finish, Forward
 from lookalike.errors import ConfigError, EncoderError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from lookalike.images.preprocess import Preprocessing
@@ -70,64 +63,47 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
 
 
 def _load(content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
-    import torch
-    import transformers
-
     from lookalike.encoders.attention import without_copies
-    from lookalike.encoders.graph import GraphedForward
-    from lookalike.encoders.packed import pack
 
     tower = TOWERS[str(content.get("model_type") or "radio")]
     config = _vision_config(config_of(content, request.model_path))
-    device = choose_device(request.device)
     read = read_preprocessing(request.model_path, always_resizes=tower.family == "C-RADIO")
     preprocessing = with_side(read, request.image_size) if request.image_size else read
     _check_settings(tower, request)
     resizes = preprocessing.shape != read.shape
     _check_size(tower, config, preprocessing, request, resizes)
     module = read_weights(_class(tower.vision_class), config, request.model_path)
-    # The digest is that of the weights as they are in the file, whatever they are computed in.
     digest = weights_digest(module.state_dict())
     without_copies(module)
     layer = _end_after(module, tower, request.layer)
     _fix_positions(module, tower, preprocessing, resizes)
     if tower.family == "C-RADIO":
         preprocessing = _with_conditioner(module, preprocessing)
-    precision = choose_precision(request.precision, device, tower.family)
-    # With channels last, the patch convolution hands on tokens that lie one after another. Otherwise every residual
-    # connection and layer norm of the model works on strided memory: on an H100 that takes 40 % more time.
-    module = module.to(device, torch_dtype(precision), memory_format=torch.channels_last).requires_grad_(False)
-    if device.type == "cpu" and precision == "bf16":
-        pack(module)
-    finish = Finish.of(request, reference=False)
+    variable = tower.family == "SigLIP2"  # grids of patches
+    forward = _naflex_forward(request.pooling) if variable else _forward(tower, config, request.pooling, resizes)
     chosen = tower.pooling if request.pooling == "model" else request.pooling
-    identity = EncoderIdentity(
-        ModelIdentity(
-            family=tower.family,
-            architecture=tower.vision_class,
-            dimension=tower.dimension(config, request.pooling, layer),
-            weights=digest,
-            preprocessing=request.preprocessing_digest(preprocessing),
-            pooling=finish.pooling(pooling_name(chosen, layer)),
-            normalisation=finish.normalisation,
-        ),
-        Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="pillow"),
-        Origin(request.model_path, {"torch": torch.__version__, "transformers": transformers.__version__}),
+    loaded = Loaded(
+        module,
+        forward,
+        architecture=tower.vision_class,
+        dimension=tower.dimension(config, request.pooling, layer),
+        pooling=pooling_name(chosen, layer),
+        preprocessing=preprocessing,
+        libraries=("transformers",),
+        recordable=tower.graphs,
+        packable=True,
+        weights=digest,
+        turn=turned if variable else None,
     )
-    if tower.family == "SigLIP2":
-        finished = finish.wrap(_naflex_forward(module, request.pooling), turned)
-    else:
-        finished = finish.wrap(_forward(module, tower, request.pooling, resizes))
-    called = GraphedForward(finished) if device.type == "cuda" and tower.graphs else finished
-    return TorchEncoder(identity, preprocessing, called, device, torch_dtype(precision), Slices.of(device, cpu=8))
+    return assemble(loaded, tower.family, request)
 
 
-def _forward(module: Any, tower: Tower, pooling: str, resizes: bool) -> Forward:
+def _forward(tower: Tower, config: Any, pooling: str, resizes: bool) -> Callable[[Any, torch.Tensor], torch.Tensor]:
     """The forward pass of a tower that takes images."""
     extra = {"interpolate_pos_encoding": True} if tower.fixed and resizes else {}
-    before = tower.tokens_before(module.config)
+    before = tower.tokens_before(config)
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
+    def forward(module: Any, batch: torch.Tensor) -> torch.Tensor:
         output = module(pixel_values=batch, **extra)
         vectors: torch.Tensor
         if pooling == "model":
@@ -141,10 +117,10 @@ def _forward(module: Any, tower: Tower, pooling: str, resizes: bool) -> Forward:
     return forward
 
 
-def _naflex_forward(module: Any, pooling: str) -> Forward:
+def _naflex_forward(pooling: str) -> Callable[[Any, torch.Tensor], torch.Tensor]:
     """The forward pass of a tower that takes patches of variable grids."""
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
+    def forward(module: Any, batch: torch.Tensor) -> torch.Tensor:
         values, grids, present = unpack(batch)
         output = module(pixel_values=values, pixel_attention_mask=present.int(), spatial_shapes=grids)
         if pooling == "model":

@@ -7,23 +7,18 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookalike.encoders.base import (
-    LoadRequest,
-    Slices,
-    TorchEncoder,
-    choose_device,
-    choose_precision,
-    torch_dtype,
-    weights_digest,
-)
-from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
+from lookalike.encoders.assemble import Loaded, assemble
+from lookalike.encoders.base import LoadRequest, TorchEncoder
 from lookalike.encoders.pooling import pool
 from lookalike.encoders.processor import read_preprocessing, with_side
-from lookalike.encoders.vectors import Finish
 from lookalike.errors import ConfigError, EncoderError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
+
+    from lookalike.images.preprocess import Preprocessing
 
 
 def load_with_code(family_name: str, content: dict[str, Any], request: LoadRequest) -> TorchEncoder:
@@ -48,52 +43,47 @@ def load_with_code(family_name: str, content: dict[str, Any], request: LoadReque
     EncoderError
         When its code fails, or gives something else.
     """
-    import torch
-    import transformers
-
     if "AutoModel" not in (content.get("auto_map") or {}):
         raise ConfigError(
             "trust_remote_code=true, but the model brings no code: its config.json has no auto_map with AutoModel",
             where=request.model_path,
             hint="leave trust_remote_code out",
         )
-    device = choose_device(request.device)
     preprocessing = read_preprocessing(request.model_path, always_resizes=True)
     if request.image_size:
         preprocessing = with_side(preprocessing, request.image_size)
     module = _run_code(request.model_path)
-    digest = weights_digest(module.state_dict())
-    precision = choose_precision(request.precision, device, family_name)
-    module = module.to(device, torch_dtype(precision)).requires_grad_(False)
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
+    def forward(module: Any, batch: torch.Tensor) -> torch.Tensor:
         summary, features = _outputs(module(batch), request.model_path)
         return summary if request.pooling == "model" else pool(features, request.pooling)
 
-    finish = Finish.of(request, reference=False)
-    finished = finish.wrap(forward)
+    loaded = Loaded(
+        module,
+        forward,
+        architecture=f"{type(module).__name__}, trust_remote_code=true, code {_code_digest(module)}",
+        dimension=_dimension(module, forward, preprocessing, request.model_path),
+        pooling="summary" if request.pooling == "model" else request.pooling,
+        preprocessing=preprocessing,
+        libraries=("transformers",),
+        channels_last=False,
+    )
+    return assemble(loaded, family_name, request)
+
+
+def _dimension(
+    module: Any, forward: Callable[[Any, torch.Tensor], torch.Tensor], preprocessing: Preprocessing, model_path: str
+) -> int:
+    """The length of a vector, from one image of zeros: only the code itself knows it."""
+    import torch
+
     try:
         with torch.inference_mode():
-            probe = torch.zeros(1, *preprocessing.shape, device=device, dtype=torch_dtype(precision))
-            dimension = finished(probe).shape[1]
+            return int(forward(module, torch.zeros(1, *preprocessing.shape)).shape[1])
     except EncoderError:
         raise
-    except Exception as error:
-        raise _failed(request.model_path, error) from error
-    identity = EncoderIdentity(
-        ModelIdentity(
-            family=family_name,
-            architecture=f"{type(module).__name__}, trust_remote_code=true, code {_code_digest(module)}",
-            dimension=dimension,
-            weights=digest,
-            preprocessing=request.preprocessing_digest(preprocessing),
-            pooling=finish.pooling("summary" if request.pooling == "model" else request.pooling),
-            normalisation=finish.normalisation,
-        ),
-        Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="pillow"),
-        Origin(request.model_path, {"torch": torch.__version__, "transformers": transformers.__version__}),
-    )
-    return TorchEncoder(identity, preprocessing, finished, device, torch_dtype(precision), Slices.of(device, cpu=8))
+    except Exception as error:  # it is foreign code: anything can happen
+        raise _failed(model_path, error) from error
 
 
 def _run_code(model_path: str) -> Any:
