@@ -35,6 +35,8 @@ _BATCH = 64
 _CPU_BATCH, _SECONDS = 8, 2.0
 
 Vectors = npt.NDArray[np.float64]
+#: The library of the reference, where ours is computed by another one.
+_OTHER_REFERENCE = {"TAO: RADIO": "transformers", "TAO: Visual ChangeNet, C-RADIO": "transformers", "ONNX": "torch"}
 #: Families whose file is a program; these are our own.
 _PROGRAMS = frozenset({"TorchScript", "ExportedProgram"})
 
@@ -151,6 +153,7 @@ def measure(model: str, family: Family, files: Sequence[str], device: str, tiny:
             "architecture": identity.model.architecture,
             "dimension": identity.model.dimension,
             "libraries": identity.origin.libraries,
+            "reference": _reference_library(model, identity.origin.libraries),
             "least_cosine": float(((reference * ours).sum(1) / lengths).min()),
             "least_same_five": min(len(set(one) & set(two)) / 5 for one, two in pairs),
             "least_cosine_between_images": float(spread.min()),
@@ -158,6 +161,14 @@ def measure(model: str, family: Family, files: Sequence[str], device: str, tiny:
                 precision: _speed(files, {**settings, "precision": precision}, device) for precision in PRECISIONS
             },
         }
+
+
+def _reference_library(model: str, own: dict[str, str]) -> str:
+    """The library of the reference and its version; torch is named only where there is no other."""
+    if other := _OTHER_REFERENCE.get(model):
+        return f"{other} {importlib.import_module(other).__version__}"
+    libraries = {name: version for name, version in own.items() if name != "torch"} or own
+    return ", ".join(f"{name} {version}" for name, version in libraries.items())
 
 
 def _embed(files: Sequence[str], settings: dict[str, Any], device: str, folder: Path) -> tuple[Vectors, Any]:
@@ -220,13 +231,11 @@ def tables(result: dict[str, Any]) -> str:
             why = f"not measured here: {row['skipped']}" if "skipped" in row else "failed"
             lines.append(f"| {row['model']} | {why} | | | | | |")
             continue
-        libraries = {name: version for name, version in row["libraries"].items() if name != "torch"}
-        reference = ", ".join(f"{name} {version}" for name, version in (libraries or row["libraries"]).items())
         # Rounded down: 1 is only what is 1.
         cosine = np.floor(row["least_cosine"] * 1e7) / 1e7
         speeds = " | ".join("" if value is None else f"{value:,.0f}" for value in row["images_per_second"].values())
         lines.append(
-            f"| {row['model']} | {row['architecture']}, {row['dimension']}-d | {reference} | {cosine:.7f} | "
+            f"| {row['model']} | {row['architecture']}, {row['dimension']}-d | {row['reference']} | {cosine:.7f} | "
             f"{row['least_same_five']:.0%} | {speeds} |"
         )
     return "\n".join(lines)

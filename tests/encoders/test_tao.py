@@ -10,7 +10,7 @@ import torch
 import yaml
 from benchmarks import encoder_models_tao as models
 
-from lookalike import ConfigError, EncoderError
+from lookalike import ConfigError, EncoderError, MissingDependency
 from lookalike.encoders import tao, tao_openclip
 from lookalike.encoders.checkpoints import read_state
 from lookalike.workflow.demo_data import solar
@@ -228,6 +228,13 @@ def test_each_adaptor_reads_its_own_class_token(edited, cells, tmp_path):
         lambda batch: torch.nn.functional.normalize(models.by_head(model(batch).last_hidden_state[:, 0], head)),
     )
     check_parity(ours, reference)
+
+
+def test_a_timm_that_is_too_old_is_named(edited, cells, tmp_path, monkeypatch):
+    monkeypatch.setattr("timm.is_model", lambda name: False)
+    with pytest.raises(MissingDependency, match="does not have vit_base_patch16_radio_v3") as error:
+        embed(cells[:1], tmp_path, edited("TAO: RADIO"))
+    assert "timm>=" in error.value.hint
 
 
 def test_an_adaptor_that_is_not_in_the_checkpoint_is_named(edited, cells, tmp_path):

@@ -204,8 +204,11 @@ class TextEmbeddingsConfig:
         "every line",
     )
     output_parquet: str = same(ImageEmbeddingsConfig, "output_parquet")
-    model: str = setting(MISSING, "CLIP, SigLIP or SigLIP2")
-    model_path: str = setting(MISSING, "Hugging Face id, or local snapshot folder")
+    model: str = setting(MISSING, "CLIP, SigLIP, SigLIP2 or OpenCLIP; auto: read from the model's own config.json")
+    model_path: str = setting(
+        MISSING, "Hugging Face id, local snapshot folder, or (OpenCLIP) a checkpoint file with architecture"
+    )
+    architecture: str = setting("", "open_clip's name of the model, for a checkpoint file with model=OpenCLIP")
     batch_size: int = setting(64, "texts per forward pass")
     normalize: str = setting(
         "auto", "vectors of length 1: auto: as for images of the family (no); true, for images embedded so; false"

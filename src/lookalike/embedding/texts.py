@@ -65,6 +65,7 @@ def embed_texts(
     model: str,
     model_path: str,
     *,
+    architecture: str = _Config.architecture,
     batch_size: int = _Config.batch_size,
     normalize: str = _Config.normalize,
     device: str = _Config.device,
@@ -97,8 +98,8 @@ def embed_texts(
         When the model's tokenizer needs a package that is not installed.
     """
     settings = TextEmbeddingsConfig(
-        name_of(input_parquet), str(output_parquet), model, model_path, batch_size, normalize, device, precision,
-        shard_rows,
+        name_of(input_parquet), str(output_parquet), model, model_path, architecture, batch_size, normalize, device,
+        precision, shard_rows,
     )  # fmt: skip
     check_texts(settings)
     output = Path(output_parquet)

@@ -38,7 +38,7 @@ class Family:
         The Python package that it is loaded with, and the extra of lookalike that installs it ("" where it comes with
         lookalike).
     texts:
-        Whether it has a text side.
+        The module with `load_texts(request)` for its text side; "": it has none.
     code:
         Whether it can run Python code that comes with a model, where the user allows it.
     program:
@@ -61,7 +61,7 @@ class Family:
     architectures: bool = False
     package: str = "transformers"
     extra: str = ""
-    texts: bool = False
+    texts: str = ""
     code: bool = False
     program: str = ""
     converts: bool = True
@@ -121,7 +121,7 @@ FAMILIES = {
             _SNAPSHOT,
             poolings=_TOKENS,
             sizes=True,
-            texts=True,
+            texts=f"{_HERE}.texts_transformers",
         ),
         Family(
             "SigLIP",
@@ -130,7 +130,7 @@ FAMILIES = {
             _SNAPSHOT,
             poolings=_PATCHES,
             sizes=True,
-            texts=True,
+            texts=f"{_HERE}.texts_transformers",
         ),
         Family(
             "SigLIP2",
@@ -139,7 +139,7 @@ FAMILIES = {
             _SNAPSHOT,
             poolings=_PATCHES,
             sizes=True,
-            texts=True,
+            texts=f"{_HERE}.texts_transformers",
         ),
         Family(
             "DINOv2",
@@ -188,6 +188,7 @@ FAMILIES = {
             architectures=True,
             package="open_clip",
             extra="openclip",
+            texts=f"{_HERE}.texts_openclip",
         ),
         Family(
             "TAO",

@@ -1,7 +1,7 @@
 """OpenCLIP models through open_clip: a snapshot folder, a hub id, or a named architecture with a checkpoint file.
 
 The vector is the image tower's projected output, raw, float32, not normalised: what `encode_image` gives. The text
-tower is neither built nor loaded. The extra ``openclip``.
+tower is loaded for texts only (`texts_openclip`). The extra ``openclip``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RESIZES = {"shortest": "shortest_edge", "squash": "squash", "longest": "longest
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """Where a model comes from: its name, open_clip's configuration, what a snapshot says of pixels, the weights."""
 
     name: str
@@ -72,7 +72,7 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
         When open_clip is not installed.
     """
     require_open_clip()
-    source = _find(request)
+    source = find_source(request)
     tower, weights = build_tower(source.config, request.model_path, request.image_size), read_state(source.weights)
     weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
     state, others = image_side(weights, "visual.", TEXT_SIDE)
@@ -264,8 +264,16 @@ def _triple(values: Any) -> tuple[float, float, float]:
     return float(numbers[0]), float(numbers[1]), float(numbers[2])
 
 
-def _find(request: LoadRequest) -> _Source:
-    """The model that is asked for, fetched from the hub where it is not here."""
+def find_source(request: LoadRequest) -> Source:
+    """The model that is asked for, fetched from the hub where it is not here.
+
+    Raises
+    ------
+    EncoderError
+        When it is not there, or its configuration cannot be read.
+    ConfigError
+        When a checkpoint file comes without `architecture`, or a whole model with it.
+    """
     path = Path(request.model_path)
     if path.suffix.lower() in CHECKPOINT_SUFFIXES and not path.is_dir():
         if not request.architecture:
@@ -274,7 +282,7 @@ def _find(request: LoadRequest) -> _Source:
                 where=str(path),
                 hint="add architecture=NAME, a model of open_clip such as architecture=ViT-B-32",
             )
-        return _Source(request.architecture, named_config(request.architecture), {}, path)
+        return Source(request.architecture, named_config(request.architecture), {}, path)
     if request.architecture:
         raise ConfigError(
             "architecture is for a checkpoint file, and model_path names a model",
@@ -285,7 +293,7 @@ def _find(request: LoadRequest) -> _Source:
     try:
         content = json.loads(config_path.read_text("utf-8"))
         config, pixels = content["model_cfg"], content.get("preprocess_cfg", {})
-        return _Source(_name_of(config), config, pixels, weights)
+        return Source(_name_of(config), config, pixels, weights)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EncoderError(
             f"{CONFIG_FILE} cannot be read: {error!r}",

@@ -13,7 +13,7 @@ from lookalike.encoders.base import LoadRequest
 from lookalike.encoders.checkpoints import State, fill, misfit
 from lookalike.encoders.tao import Spec
 from lookalike.encoders.tao_openclip import clip_preprocessing
-from lookalike.errors import ConfigError, EncoderError
+from lookalike.errors import ConfigError, EncoderError, MissingDependency
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +109,8 @@ def fill_backbone(
     ------
     EncoderError
         When weights are missing, left over or of another shape.
+    MissingDependency
+        When the installed timm is older than this architecture.
     """
     import timm
     from timm.models.vision_transformer import checkpoint_filter_fn
@@ -123,6 +125,12 @@ def fill_backbone(
             f"images of {side} pixels do not divide into patches of {_PATCH}",
             where=where,
             hint=f"correct the size in the training spec to a multiple of {_PATCH}",
+        )
+    if not timm.is_model(settings["model_name"]):
+        raise MissingDependency(
+            f"timm {timm.__version__} does not have {settings['model_name']}, which {what} is built from",
+            where=where,
+            hint="pip install 'timm>=1.0.31'",
         )
     backbone = timm.create_model(**settings, img_size=side, num_classes=0)
     # RADIO's own code, which TAO trains with, interpolates positions without aligned corners; timm's default for two

@@ -1,22 +1,15 @@
-"""Text encoders: the text sides of CLIP, SigLIP and SigLIP2 models, through transformers.
-
-Vectors are those of transformers' `get_text_features`, raw, float32: CLIP's projected end-of-text token, SigLIP's
-projected last token. Texts are padded to the model's full length, as these models were trained; what is longer is cut.
+"""Text encoders: the text side of a model, from texts to vectors.
 
 Texts and images are compared, so the identity of a text encoder names the image encoder of the same model. To know it,
-the image side is loaded, too, and let go.
+the image side is loaded, too, and let go. The modules `texts_*` load the text sides of the families.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.util
-import json
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,115 +17,72 @@ import numpy.typing as npt
 from lookalike.config.schemas import TextEmbeddingsConfig
 from lookalike.encoders.base import LoadRequest, choose_device, torch_dtype, weights_digest
 from lookalike.encoders.families import FAMILIES, find_family
-from lookalike.encoders.huggingface import config_of, read_weights
 from lookalike.encoders.identity import EncoderIdentity, ModelIdentity, Numerics, Origin
 from lookalike.encoders.load import check_model
-from lookalike.encoders.snapshot import not_loaded, quiet_transformers, read_config_json, what_it_says
 from lookalike.encoders.vectors import Finish
-from lookalike.errors import ConfigError, EncoderError, MissingDependency
+from lookalike.errors import ConfigError, EncoderError
 from lookalike.images.decode import DecodeSettings
 
 if TYPE_CHECKING:
     import torch
 
-#: Tokens of a text where neither the tokenizer nor the model says how many.
-_TOKENS = 64
-#: What a tokenizer without a limit has for one is a number far above this.
-_MOST_TOKENS = 1_000_000
 
+class Tokenizer(Protocol):
+    """Turns texts into tokens, all of one length."""
 
-@dataclass(frozen=True)
-class Tower:
-    """What differs between the text towers that transformers loads.
-
-    Attributes
-    ----------
-    text_class:
-        The transformers class.
-    output:
-        The attribute of its output that is the vector.
-    pooling:
-        For the identity.
-    tokens:
-        Length of every text, in tokens; 0: as the tokenizer or the model says.
-    """
-
-    text_class: str
-    output: str
-    pooling: str
-    tokens: int = 0
-
-
-#: By `model_type` in config.json.
-TOWERS = {
-    "clip": Tower("CLIPTextModelWithProjection", "text_embeds", "end_token", 77),
-    "siglip": Tower("SiglipTextModel", "pooler_output", "last_token"),
-    "siglip2": Tower("Siglip2TextModel", "pooler_output", "last_token"),
-}
-
-
-@dataclass(frozen=True)
-class Tokenizer:
-    """Turns texts into tokens, all of one length.
-
-    Attributes
-    ----------
-    module:
-        The tokenizer of transformers.
-    tokens:
-        How many a text becomes.
-    known:
-        How many different tokens the model knows.
-    where:
-        The model, for messages.
-    """
-
-    module: Any
-    tokens: int
-    known: int
-    where: str
+    @property
+    def tokens(self) -> int:
+        """How many a text becomes."""
+        ...
 
     def __call__(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """The model's arguments for some texts, each texts x tokens, padded or cut."""
-        made = self.module(
-            list(texts), truncation=True, padding="max_length", max_length=self.tokens, return_tensors="pt"
-        )
-        largest = int(made["input_ids"].max())
-        if largest >= self.known:
-            raise EncoderError(
-                f"its tokenizer gives the token number {largest}, and the model knows {self.known}",
-                where=self.where,
-                hint="the snapshot mixes files of two models; fetch it again",
-            )
-        # As the tokenizer's own settings say: those of SigLIP give no mask, because the model was trained without.
-        return {key: made[key] for key in ("input_ids", "attention_mask") if key in made}
+        ...
 
     def count_cut(self, texts: Sequence[str]) -> int:
         """How many of some texts are cut."""
-        whole = self.module(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
-        return sum(len(one) > self.tokens for one in whole)
+        ...
 
     @property
     def tells_case(self) -> bool:
         """Whether a capital letter is another token than a small one."""
-        return bool(self.module("A")["input_ids"] != self.module("a")["input_ids"])
+        ...
 
     def digest(self) -> str:
         """SHA-256 over everything between a text and the model's input."""
-        module = self.module
-        if hasattr(module, "backend_tokenizer"):
-            content = module.backend_tokenizer.to_str().encode()
-        else:
-            content = Path(module.vocab_file).read_bytes()
-        rules = {
-            "tokens": self.tokens,
-            "class": type(module).__name__,
-            "padding_side": module.padding_side,
-            "inputs": list(module.model_input_names),
-            "special": {key: str(value) for key, value in module.special_tokens_map.items()},
-            "content": hashlib.sha256(content).hexdigest(),
-        }
-        return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedTexts:
+    """The text side of a model with its weights, on the CPU in float32.
+
+    Attributes
+    ----------
+    module:
+        A `torch.nn.Module`.
+    forward:
+        From the module and what the tokenizer gives to vectors (texts x dimension).
+    architecture, dimension, pooling:
+        See `ModelIdentity`.
+    tokenizer:
+        Turns texts into tokens.
+    libraries:
+        The Python packages whose versions the identity records, beside torch.
+    """
+
+    module: Any
+    forward: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]
+    architecture: str
+    dimension: int
+    pooling: str
+    tokenizer: Tokenizer
+    libraries: tuple[str, ...]
+
+
+#: What the module that `Family.texts` names has as `load_texts`: loads the text side that is asked for; raises
+#: `EncoderError` when it cannot be read or is not there, and `MissingDependency`.
+LoadTexts = Callable[[LoadRequest], LoadedTexts]
 
 
 @dataclass(frozen=True)
@@ -193,107 +143,82 @@ def load_text_encoder(settings: TextEmbeddingsConfig) -> TextEncoder:
     MissingDependency
         When its tokenizer needs a package that is not installed.
     """
-    name = check_text_model(settings)
+    family = find_family(check_text_model(settings))
     decoding = DecodeSettings("ignore", "clip", settings.images().max_pixels)
     request = LoadRequest.of(settings.images(), settings.device, decoding)
     # The usual settings, whatever those of the texts: this is the encoder that they belong to.
     usual = replace(request, device="cpu", precision="fp32", runtime="torch", normalize="auto")
-    images = find_family(name).load(usual).identity.model
-    with quiet_transformers():
-        return _load(request, images)
-
-
-def _load(request: LoadRequest, images: ModelIdentity) -> TextEncoder:
-    import torch
-    import transformers
-
-    content = read_config_json(request.model_path)
-    tower = TOWERS.get(str(content.get("model_type")))
-    if tower is None:
+    images = family.load(usual).identity.model
+    load_texts: LoadTexts = importlib.import_module(family.texts).load_texts
+    loaded = load_texts(request)
+    if loaded.dimension != images.dimension:
         raise EncoderError(
-            f"its config.json says {what_it_says(content)}, which has no text side",
-            where=request.model_path,
-            hint=f"name a whole model, with both sides: model_type is one of {sorted(TOWERS)}",
-        )
-    config = config_of(content, request.model_path)
-    text_config = config.text_config
-    if hasattr(config, "projection_dim"):
-        # The whole model's value is the one in force; a text_config may hold an unrelated default.
-        text_config.projection_dim = config.projection_dim
-    tokenizer = _read_tokenizer(request.model_path, tower, text_config)
-    module = read_weights(getattr(transformers, tower.text_class), text_config, request.model_path)
-    last = module.text_projection if hasattr(module, "text_projection") else module.head
-    if last.out_features != images.dimension:
-        raise EncoderError(
-            f"its texts have {last.out_features} dimensions and its images {images.dimension}: they cannot be compared",
+            f"its texts have {loaded.dimension} dimensions and its images {images.dimension}: they cannot be compared",
             where=request.model_path,
         )
-    digest = weights_digest(module.state_dict())
+    return _assemble(loaded, images, request)
+
+
+def _assemble(loaded: LoadedTexts, images: ModelIdentity, request: LoadRequest) -> TextEncoder:
+    """Make an encoder of a loaded text side, whose images are those of `images`."""
+    digest = weights_digest(loaded.module.state_dict())
     device = choose_device(request.device)
     precision = "fp32" if request.precision == "auto" else request.precision
-    module = module.to(device, torch_dtype(precision)).requires_grad_(False)
+    module = loaded.module.eval().to(device, torch_dtype(precision)).requires_grad_(False)
     finish = Finish.of(request, reference=images.normalisation == "l2")
+    versions = {name: str(importlib.import_module(name).__version__) for name in ("torch", *loaded.libraries)}
     identity = EncoderIdentity(
         ModelIdentity(
             family=images.family,
-            architecture=tower.text_class,
+            architecture=loaded.architecture,
             dimension=images.dimension,
             weights=digest,
-            preprocessing=tokenizer.digest(),
-            pooling=finish.pooling(tower.pooling),
+            preprocessing=loaded.tokenizer.digest(),
+            pooling=finish.pooling(loaded.pooling),
             normalisation=finish.normalisation,
         ),
         Numerics(precision=precision, runtime=f"torch-{device.type}", decoder="none"),
-        Origin(request.model_path, {"torch": torch.__version__, "transformers": transformers.__version__}),
+        Origin(request.model_path, versions),
         images,
     )
 
     def forward(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        vectors: torch.Tensor = getattr(module(**inputs), tower.output)
-        return finish.bring_to_length(vectors)
+        return finish.bring_to_length(loaded.forward(module, inputs))
 
-    return TextEncoder(identity, tokenizer, forward, device)
+    return TextEncoder(identity, loaded.tokenizer, forward, device)
 
 
-def _read_tokenizer(model_path: str, tower: Tower, text_config: Any) -> Tokenizer:
-    """The snapshot's own tokenizer, and how many tokens a text becomes."""
-    from transformers import AutoTokenizer
+def check_tokens(made: torch.Tensor, known: int, where: str) -> None:
+    """Refuse tokens that the model does not know.
 
-    try:
-        if _named(model_path).startswith("SiglipTokenizer"):
-            # Without these, transformers would take another tokenizer, which splits texts in another way.
-            for package, module_name in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf")):
-                if not _is_installed(module_name):
-                    raise MissingDependency.of(package, "text", "for the tokenizer of this model")
-        module = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
-        # Without its files, transformers may make one that knows nothing but its special tokens.
-        is_empty = module("ab")["input_ids"] == module("cd")["input_ids"]
-    except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if not Path(model_path).is_dir():
-            raise not_loaded(model_path, "its tokenizer", error) from error
-        is_empty = True
-    if is_empty:
+    Parameters
+    ----------
+    made:
+        Token numbers, of any shape.
+    known:
+        How many different tokens the model knows.
+    where:
+        The model, for the error.
+
+    Raises
+    ------
+    EncoderError
+        When one is too large.
+    """
+    largest = int(made.max())
+    if largest >= known:
         raise EncoderError(
-            "has no tokenizer that can be read",
-            where=model_path,
-            hint="copy it from where the model came from: tokenizer_config.json with tokenizer.json, or spiece.model "
-            "(SigLIP)",
+            f"its tokenizer gives the token number {largest}, and the model knows {known}",
+            where=where,
+            hint="the snapshot mixes files of two models; fetch it again",
         )
-    limits = [tower.tokens] if tower.tokens else [module.model_max_length]
-    limits.append(getattr(text_config, "max_position_embeddings", None) or _MOST_TOKENS)
-    tokens = min(limits)
-    length = int(tokens) if tokens < _MOST_TOKENS else _TOKENS
-    return Tokenizer(module, length, int(text_config.vocab_size), model_path)
 
 
-def _named(model_path: str) -> str:
-    """The class of the tokenizer, as the snapshot names it; empty where it does not."""
-    from transformers.models.auto.tokenization_auto import get_tokenizer_config
-
-    return str(get_tokenizer_config(model_path).get("tokenizer_class") or "")
-
-
-def _is_installed(module: str) -> bool:
-    with contextlib.suppress(ModuleNotFoundError):  # of the package above it
-        return importlib.util.find_spec(module) is not None
-    return False
+def no_tokenizer(where: str) -> EncoderError:
+    """The error of a model without a tokenizer, or with one that knows nothing."""
+    return EncoderError(
+        "has no tokenizer that can be read",
+        where=where,
+        hint="copy it from where the model came from: tokenizer_config.json with tokenizer.json, or spiece.model "
+        "(SigLIP)",
+    )

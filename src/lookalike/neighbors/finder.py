@@ -26,6 +26,9 @@ _SOURCE_VALUES = 1 << 23
 _TARGET_BLOCK = 512
 #: Sources that are held for a target beside twice its k, before they are measured.
 _SPARE = 512
+#: Targets whose neighbours are sorted at a time, and the row of a neighbour that is not there.
+_KEPT_BLOCK = 256
+_NOWHERE = np.iinfo(np.int64).max
 
 
 class CpuFinder:
@@ -141,7 +144,6 @@ class CpuFinder:
 
     def _settle(self, part: slice, vectors: Floats, rows: Rows) -> None:
         """Measure what some targets hold of a chunk, and keep the k best of it and of what was measured before."""
-        k = self._heap.shape[1]
         held = np.arange(self._picked.shape[1]) < self._counts[part, None]
         held &= self._uppers[part] >= self._heap[part, :1]
         self._counts[part] = 0
@@ -150,19 +152,34 @@ class CpuFinder:
             return
         picked = self._picked[part][targets, places]
         distances = pair_distances(self._metric, self._targets, vectors, targets + part.start, picked)
-        known_targets, known_places = np.nonzero(self._rows[part] >= 0)
-        targets = np.concatenate([known_targets, targets])
-        distances = np.concatenate([self._distances[part][known_targets, known_places], distances])
-        found = np.concatenate([self._rows[part][known_targets, known_places], rows[picked]])
-        order = np.lexsort((found, distances, targets))
-        place = _position_in_run(targets[order])
-        order, place = order[place < k], place[place < k]
-        self._distances[part][targets[order], place] = distances[order]
-        self._rows[part][targets[order], place] = found[order]
+        found = rows[picked]
+        ends = np.searchsorted(targets, np.arange(len(held) + 1))
+
+        def keep(some: slice) -> None:
+            own = slice(ends[some.start], ends[some.stop])
+            whole = slice(part.start + some.start, part.start + some.stop)
+            self._keep(whole, targets[own] - some.start, distances[own], found[own])
+
+        in_parts(keep, len(held), _KEPT_BLOCK)
+
+    def _keep(self, part: slice, targets: Rows, distances: Float64s, found: Rows) -> None:
+        """Keep the k best of what some targets have and of what was found, whose targets ascend from 0."""
+        k, known = self._heap.shape[1], int((self._rows[part] >= 0).sum(axis=1).max())
+        places = known + _position_in_run(targets)
+        shape = (part.stop - part.start, max(k, int(places.max(initial=0)) + 1))
+        # What is not there comes last.
+        lengths, rows = np.full(shape, np.inf), np.full(shape, _NOWHERE)
+        lengths[:, :known] = self._distances[part, :known]
+        rows[:, :known] = np.where(self._rows[part, :known] < 0, _NOWHERE, self._rows[part, :known])
+        lengths[targets, places], rows[targets, places] = distances, found
+        order = np.lexsort((rows, lengths), axis=1)[:, :k]
+        kept = np.take_along_axis(rows, order, axis=1)
+        self._distances[part] = np.take_along_axis(lengths, order, axis=1)
+        self._rows[part] = np.where(kept == _NOWHERE, -1, kept)
 
 
 def _position_in_run(values: Rows) -> Rows:
     """For sorted values: how many equal ones stand before each."""
     index = np.arange(len(values))
-    starts = np.r_[True, values[1:] != values[:-1]]
+    starts = np.r_[True, values[1:] != values[:-1]][: len(values)]
     return index - np.maximum.accumulate(np.where(starts, index, 0))

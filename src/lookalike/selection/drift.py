@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 
 from lookalike.neighbors.base import Float64s, Floats
 
@@ -49,7 +48,9 @@ def superiority(now: Float64s, then: Float64s) -> float:
     """The probability that a value of `now` is larger than one of `then`, ties counted half; NaN for too few."""
     if min(len(now), len(then)) < LEAST:
         return float("nan")
-    ranks = scipy.stats.rankdata(np.concatenate([now, then]))
+    from scipy.stats import rankdata  # a second to import, and few runs have an iteration before them
+
+    ranks = rankdata(np.concatenate([now, then]))
     return float((ranks[: len(now)].mean() - (len(now) + 1) / 2) / len(then))
 
 

@@ -158,7 +158,13 @@ def _family(family: Family) -> FamilyRow:
             f"no: pip install 'lookalike[{family.extra}]'" if family.extra else f"no: pip install {family.package}"
         )
     return FamilyRow(
-        family.name, family.what, family.needs, installed, version is not None, tuple(_settings(family)), family.texts
+        family.name,
+        family.what,
+        family.needs,
+        installed,
+        version is not None,
+        tuple(_settings(family)),
+        bool(family.texts),
     )
 
 
