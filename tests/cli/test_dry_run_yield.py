@@ -96,6 +96,9 @@ def test_what_may_not_be_mined_is_not_counted(dry, tmp_path):
     (own,) = [one for one in found if one["own"]]
     settings["exclude_path"] = settings.pop("exclude")
     assert own["images"] == mined(scoring="auto", **settings).counts.unique
+    relative = [os.path.relpath(str(path)) for path in pool.column("filepath")[:7]]
+    (tmp_path / "relative.txt").write_text("\n".join(relative))
+    assert "note: 7 pool images are left out by their paths" in dry(*TABLES, "exclude=relative.txt").stdout
     run(run_dir="first", topn=3, history="ledger.json")
     done = dry(*TABLES, "history=ledger.json", "topn=3", "scoring=nearest", "filter_by_label=true")
     (own,) = [one for one in rungs(done) if one["own"]]

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,25 @@ def test_a_process_that_comes_too_late_is_not_waited_for(paths, clip_snapshot, t
     result = embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu,cpu")
     assert [share.images for share in result.shares] == [COUNT, 0]
     assert not workers_of(psutil.Process())
+
+
+def test_a_process_that_fails_when_all_is_done_loses_nothing(paths, clip_snapshot, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(workers, "_PROGRAM", "import time; time.sleep(1000)  # in place of lookalike.embedding.workers")
+    real = images_module.run_loop
+
+    def run_loop(*given):
+        counts = real(*given)
+        for process in workers_of(psutil.Process()):
+            process.kill()
+        for thread in threading.enumerate():
+            if "_listen" in thread.name:
+                thread.join()
+        return counts
+
+    monkeypatch.setattr(images_module, "run_loop", run_loop)
+    result = embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu,cpu")
+    assert result.rows == COUNT
+    assert "cpu took no part: the process of cpu ended with status -9" in caplog.text
 
 
 @pytest.mark.parametrize("count", [8, 9])
@@ -220,7 +240,7 @@ def test_a_killed_worker_is_said_and_the_next_run_finishes(running, paths, clip_
     process, worker = running
     worker.kill()
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert process.returncode in (0, 1), "0 where the first device had no need of it"
     assert "the process of cpu ended with status -9" in errors
     assert "Traceback" not in errors
     assert embed(paths, tmp_path / "out.parquet", clip_snapshot, device="cpu").rows == COUNT

@@ -74,7 +74,8 @@ def test_vectors_are_those_of_encode_text(kind, tmp_path):
     check_parity(ours, reference(open_clip.create_model(f"local-dir:{folder}"), f"local-dir:{folder}"))
     np.testing.assert_array_equal(ours[0], ours[3])
     assert np.abs(ours[0] - ours[1]).max() > 1e-3
-    assert any("1 texts are longer than the 16 tokens" in warning for warning in result.warnings)
+    cut = 2 if "transformers" in kind else 1  # its tokens are letters
+    assert any(f"{cut} texts are longer than the 16 tokens" in warning for warning in result.warnings)
     assert result.identity.origin.libraries["open_clip"] == open_clip.__version__
 
 

@@ -114,7 +114,7 @@ class ImageEmbeddingsConfig:
     precision: str = setting(
         "fp32",
         "fp32: as the reference; bf16, fp16; auto: bf16 for CLIP, SigLIP and SigLIP2 where the processor or GPU has "
-        "it (1.5 to 2 times as fast on a CPU, cosine to fp32 at least 0.9999), fp32 otherwise",
+        "it (1.5 to 4 times as fast on a CPU, cosine to fp32 at least 0.9999), fp32 otherwise",
     )
     runtime: str = setting(
         "torch",

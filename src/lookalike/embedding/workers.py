@@ -38,6 +38,8 @@ from lookalike.encoders.load import ask_for_queues
 from lookalike.errors import ConfigError, ImagesFailed, LookalikeError
 from lookalike.progress import shown_level
 
+log = logging.getLogger(__name__)
+
 #: What a worker runs.
 _PROGRAM = "from lookalike.embedding.workers import main; main()"
 #: Seconds between two looks at how far the workers are.
@@ -130,19 +132,22 @@ class Crew:
         Raises
         ------
         LookalikeError
-            What ended a worker.
+            What ended a worker that has something to do, or may get it.
         """
-        return sum(worker.done for worker in self._workers)
+        return sum(worker.done for worker in self._workers if not self._spans.is_idle(worker.name))
 
     def wait(self, on_progress: Callable[[int], None]) -> None:
         """Wait until all spans are embedded; calls `on_progress` with `done` now and then.
 
-        A process that never got a span, because it was too late, is not waited for.
+        A process that never got a span, because it was too late, is not waited for; its error is told, and loses
+        nothing.
         """
         for worker in self._workers:
             while not (worker.has_ended or self._spans.is_idle(worker.name)):
                 on_progress(self.done)
                 worker.wait(_WAIT)
+            if worker.error is not None and self._spans.is_idle(worker.name):
+                log.warning("%s took no part: %s", worker.device, worker.error)
         on_progress(self.done)
 
     def reports(self) -> list[tuple[str, Counts]]:
@@ -181,7 +186,7 @@ class _Worker:
         self.counts: Counts | None = None
         self.times: dict[str, float] = {}
         self._done = 0
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._ended = threading.Event()
         self._tasks: queue.SimpleQueue[tuple[_Task, Spans] | None] = queue.SimpleQueue()
         self._spans = Spans([])
@@ -202,8 +207,8 @@ class _Worker:
     @property
     def done(self) -> int:
         """Rows that it is done with; raises what ended it."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._done
 
     @property
@@ -239,8 +244,8 @@ class _Worker:
             for line in self._process.stdout:
                 self._take(pickle.loads(base64.b64decode(line)), self._process.stdin)  # noqa: S301 - our own process wrote it
         status = self._process.wait()
-        if self.counts is None and self._error is None:
-            self._error = ImagesFailed(
+        if self.counts is None and self.error is None:
+            self.error = ImagesFailed(
                 f"the process of {self.device} ended with status {status}",
                 hint="run the same command again: what is finished is kept. Status -9 often means that memory ran out",
             )
@@ -262,7 +267,7 @@ class _Worker:
             self.counts = report
             self._ended.set()  # everything is committed; ending the process takes another moment
         else:
-            self._error = _failure(report)
+            self.error = _failure(report)
             self._ended.set()
 
 

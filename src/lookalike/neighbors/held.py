@@ -74,12 +74,12 @@ class Arithmetic(Protocol):
     and measures these in float64: that puts it off by less than 1e-7.
     """
 
-    def directions(self, vectors: There, mean: Float64s, axes: Float64s) -> There:
-        """Vectors less a mean, projected on some axes, as unit vectors in float32; at the mean they are zero."""
+    def project(self, vectors: There, mean: Float64s, axes: Float64s) -> There:
+        """Whitened coordinates in float32: vectors less a mean, projected on some axes."""
         ...
 
-    def units(self, projected: npt.NDArray[np.float32], components: int) -> There:
-        """Directions from the first whitened coordinates of vectors that were projected elsewhere."""
+    def units(self, projected: There, components: int) -> There:
+        """Directions: the first whitened coordinates as unit vectors in float32; at the mean they are zero."""
         ...
 
     def put(self, vectors: Floats) -> There:

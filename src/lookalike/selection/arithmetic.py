@@ -24,9 +24,9 @@ class HostArithmetic:
     def __init__(self, devices: list[str]) -> None:
         self._devices = devices
 
-    def directions(self, vectors: Floats, mean: Float64s, axes: Float64s) -> Singles:
-        """See `Arithmetic.directions`."""
-        return directions(project(Whitening(mean, axes), vectors), axes.shape[1])
+    def project(self, vectors: Floats, mean: Float64s, axes: Float64s) -> Singles:
+        """See `Arithmetic.project`."""
+        return project(Whitening(mean, axes), vectors)
 
     def units(self, projected: Singles, components: int) -> Singles:
         """See `Arithmetic.units`."""

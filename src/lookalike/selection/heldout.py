@@ -243,7 +243,8 @@ def _lda(sample: Sample, components: int, halves: list[Half]) -> list[_Scores]:
 
 def _density_ratio(sample: Sample, components: int, halves: list[Half], arithmetic: Arithmetic) -> list[_Scores]:
     pool, targets, ranked = (
-        arithmetic.units(vectors, components) for vectors in (sample.pool, sample.targets, sample.pool[sample.ranked])
+        arithmetic.units(arithmetic.put(vectors), components)
+        for vectors in (sample.pool, sample.targets, sample.pool[sample.ranked])
     )
     visible = np.zeros((len(halves), len(targets)), np.bool_)
     for number, half in enumerate(halves):

@@ -121,7 +121,7 @@ class Scorer:
         avoid_weight: float = ScoringConfig.avoid_weight,
         arithmetic: Arithmetic | None = None,
     ) -> None:
-        self._whitening, self._scoring = whitening.leading(option.components), option.scoring
+        self.whitening, self._scoring = whitening.leading(option.components), option.scoring
         self._arithmetic = compute = arithmetic or HostArithmetic(devices)
         counted = weights > 0
         self._weights = weights[counted] / weights[counted].mean()
@@ -132,13 +132,17 @@ class Scorer:
             self._axis = lda_axis(goals, self._weights, others, avoid_weight)
             return
         self._targets, self._avoid = compute.put(goals), None if others is None else compute.put(others)
-        whole = compute.put(background.vectors)
-        self._background = compute.directions(whole, self._whitening.mean, self._whitening.axes)
+        whole = compute.project(compute.put(background.vectors), self.whitening.mean, self.whitening.axes)
+        self._background = compute.units(whole, self.whitening.components)
 
     def scores(self, rows: Rows, vectors: There) -> Float64s:
         """The scores of some pool rows, whose vectors lie where the arithmetic computes."""
+        return self.scores_of(rows, self._arithmetic.project(vectors, self.whitening.mean, self.whitening.axes))
+
+    def scores_of(self, rows: Rows, projected: There) -> Float64s:
+        """The same from whitened coordinates, of which the first ones count."""
         compute = self._arithmetic
-        images = compute.directions(vectors, self._whitening.mean, self._whitening.axes)
+        images = compute.units(projected, self.whitening.components)
         if self._scoring == "lda":
             return compute.products(images, self._axis)
         like = compute.mean_cosines(images, self._targets, NEAR, weights=self._weights)
@@ -151,7 +155,7 @@ class Scorer:
         return scores
 
     def _directions(self, vectors: Floats) -> Singles:
-        return directions(project(self._whitening, vectors), self._whitening.components)
+        return directions(project(self.whitening, vectors), self.whitening.components)
 
 
 class Blend:
@@ -163,7 +167,7 @@ class Blend:
     Parameters
     ----------
     scorers:
-        One an option.
+        One an option, of one whitening.
     shares:
         Theirs, with a sum of 1.
     background:
@@ -175,21 +179,27 @@ class Blend:
     def __init__(
         self, scorers: list[Scorer], shares: list[float], background: Background, arithmetic: Arithmetic
     ) -> None:
+        self._arithmetic = arithmetic
+        self._whitening = max((scorer.whitening for scorer in scorers), key=lambda one: one.components)
         step = -(-len(background.rows) // _MEASURED)
-        rows, vectors = background.rows[::step], arithmetic.put(background.vectors[::step])
+        rows, projected = background.rows[::step], self._project(arithmetic.put(background.vectors[::step]))
         self._scorers = []
         for scorer, share in zip(scorers, shares, strict=True):
-            scores = scorer.scores(rows, vectors)
+            scores = scorer.scores_of(rows, projected)
             deviation = float(scores.std())
             factor = share / deviation if deviation > np.finfo(np.float32).eps else 0.0
             self._scorers.append((scorer, float(scores.mean()), factor))
 
     def scores(self, rows: Rows, vectors: There) -> Float64s:
         """See `Scorer.scores`."""
-        scores = np.zeros(len(rows))
+        scores, projected = np.zeros(len(rows)), self._project(vectors)
         for scorer, mean, factor in self._scorers:
-            scores += (scorer.scores(rows, vectors) - mean) * factor
+            scores += (scorer.scores_of(rows, projected) - mean) * factor
         return scores
+
+    def _project(self, vectors: There) -> There:
+        """Whitened coordinates for all scorers: those with fewer components take the first ones."""
+        return self._arithmetic.project(vectors, self._whitening.mean, self._whitening.axes)
 
 
 def score_pool(

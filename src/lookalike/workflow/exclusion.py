@@ -16,7 +16,7 @@ from lookalike.errors import TableError
 from lookalike.tables.boxes import files_of, has_boxes
 from lookalike.tables.changenet import Layout, is_changenet, to_image_table
 from lookalike.tables.embedding_table import Parts
-from lookalike.tables.filepaths import base_name, distinct, normal_path, normal_paths
+from lookalike.tables.filepaths import distinct, full_paths
 from lookalike.tables.history import require_intact
 from lookalike.tables.image_table import PARQUET_SUFFIXES, Filepaths, check_filepath, read_rows
 from lookalike.tables.run_folder import RunFolder
@@ -36,25 +36,33 @@ class Barred:
     Parameters
     ----------
     excluded:
-        Paths; two spellings of a path are one.
+        Paths; two spellings of a path are one, and so are a relative and an absolute one of a file.
     by:
         ``path``, or ``basename``: the file name alone, in any folder.
     parts:
         Whether a file is excluded with all its boxes. Targets exclude only themselves.
+    root:
+        Where relative paths start: a folder or a URL; "": the working directory.
     """
 
-    def __init__(self, excluded: Collection[str], by: str = "path", *, parts: bool = True) -> None:
+    def __init__(self, excluded: Collection[str], by: str = "path", *, parts: bool = True, root: str = "") -> None:
         self._by_name, self._parts = by == "basename", parts
-        keys = map(base_name if self._by_name else normal_path, excluded)
-        self._keys = pa.array(sorted(set(keys)), pa.string())
+        self._base = root if "://" in root else str(Path(root).absolute())
+        self._keys = self._key(pa.array(list(excluded), pa.string())).unique()
 
     def __call__(self, paths: pa.Array) -> Mask:
         """Per path, whether it is excluded; `paths` are strings, without nulls."""
-        own = pc.replace_substring_regex(paths, r"^.*[/\\]", "") if self._by_name else normal_paths(paths)
+        own = self._key(paths)
         mask: Mask = pc.is_in(own, self._keys).to_numpy(zero_copy_only=False)
         if self._parts and has_boxes(own):
             mask |= pc.is_in(files_of(own), self._keys).to_numpy(zero_copy_only=False)
         return mask
+
+    def _key(self, paths: pa.Array) -> pa.Array:
+        """What two paths of one image have in common."""
+        if self._by_name:
+            return pc.replace_substring_regex(paths, r"^.*[/\\]", "")
+        return full_paths(paths, self._base)
 
 
 def read_excluded(path: str, column: str, layout: Layout | None = None) -> list[str]:

@@ -211,9 +211,9 @@ def _excluded(config: RunConfig, extras: Extras, targets: _Known, pool: _Known) 
     if extras.history is not None:
         lists.append(extras.history.mined)
     lists += [[path for part in side.filepaths() for path in part.to_pylist()] for side in extras.sides]
-    barred = [Barred(paths) for paths in lists]
+    barred = [Barred(paths, root=config.root) for paths in lists]
     if config.self_match == "exclude":
-        barred.append(Barred(targets.paths.to_pylist(), parts=False))
+        barred.append(Barred(targets.paths.to_pylist(), parts=False, root=config.root))
     excluded = np.logical_or.reduce([one(pool.paths) for one in barred])
     notes = [f"{int(excluded.sum())} pool images are left out by their paths"] if excluded.any() else []
     if config.self_match == "exclude" or extras.protect:

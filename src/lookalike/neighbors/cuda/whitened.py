@@ -36,13 +36,13 @@ class DeviceArithmetic:
             memory = torch.cuda.get_device_properties(device).total_memory
             self._cosines = min(_COSINES, memory // _COSINE_SHARE)
 
-    def directions(self, vectors: torch.Tensor, mean: Float64s, axes: Float64s) -> torch.Tensor:
-        """See `Arithmetic.directions`; rounded to float32 twice, as on the processor."""
-        return _units((vectors.double() - self._put(mean)) @ self._put(axes))
+    def project(self, vectors: torch.Tensor, mean: Float64s, axes: Float64s) -> torch.Tensor:
+        """See `Arithmetic.project`."""
+        return ((vectors.double() - self._put(mean)) @ self._put(axes)).float()
 
-    def units(self, projected: npt.NDArray[np.float32], components: int) -> torch.Tensor:
+    def units(self, projected: torch.Tensor, components: int) -> torch.Tensor:
         """See `Arithmetic.units`."""
-        return _units(self._put(projected[:, :components]))
+        return _units(projected[:, :components])
 
     def put(self, vectors: Floats) -> torch.Tensor:
         """See `Arithmetic.put`."""
@@ -121,8 +121,8 @@ class DeviceArithmetic:
 
 
 def _units(projected: torch.Tensor) -> torch.Tensor:
-    """Vectors with length 1 in float32, those at the centre zero; rounded to float32 before, too."""
-    leading = projected.float().double()
+    """Vectors with length 1 in float32, those at the centre zero."""
+    leading = projected.double()
     lengths = leading.square().sum(1, keepdim=True).sqrt_()
     return (leading / torch.where(lengths > 0, lengths, 1.0)).float()
 
