@@ -1,6 +1,7 @@
 """OpenCLIP models against open_clip's own loading, transform and forward pass, and what is refused."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -64,6 +65,19 @@ def test_a_pickled_snapshot_is_the_same_model(snapshot, cells, tmp_path):
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
     second, _ = embedded(cells[:2], tmp_path, "OpenCLIP", folder)
     assert first.identity.fingerprint == second.identity.fingerprint
+
+
+def test_another_gelu_is_another_model(snapshot, cells, tmp_path):
+    """The same weights, so only the architecture tells them apart."""
+    first, one = embedded(cells[:2], tmp_path, "OpenCLIP", snapshot)
+    quick = shutil.copytree(snapshot, tmp_path / "quick")
+    config = json.loads((quick / "open_clip_config.json").read_text())
+    config["model_cfg"]["quick_gelu"] = True
+    (quick / "open_clip_config.json").write_text(json.dumps(config))
+    second, two = embedded(cells[:2], tmp_path, "OpenCLIP", quick)
+    assert first.identity.model.weights == second.identity.model.weights
+    assert first.identity.fingerprint != second.identity.fingerprint
+    assert np.abs(one - two).max() > 1e-4
 
 
 def test_a_checkpoint_file_with_a_name_agrees_with_open_clip(cells, tmp_path, monkeypatch):

@@ -303,15 +303,18 @@ def find_source(request: LoadRequest) -> Source:
 
 
 def _name_of(config: dict[str, Any]) -> str:
-    """open_clip's name of a configuration, or what its tower is."""
+    """The name that open_clip has for a configuration, or what its tower is; another GELU makes another model."""
     import open_clip
 
+    def kind(one: dict[str, Any]) -> tuple[Any, ...]:
+        return one["embed_dim"], one["vision_cfg"], one.get("quick_gelu", False)
+
     for name in open_clip.list_models():
-        known = open_clip.get_model_config(name)
-        if (known["embed_dim"], known["vision_cfg"]) == (config["embed_dim"], config["vision_cfg"]):
+        if kind(open_clip.get_model_config(name)) == kind(config):
             return str(name)
-    vision = config["vision_cfg"]
-    return str(vision.get("timm_model_name") or f"ViT of width {vision.get('width')}, {vision.get('layers')} layers")
+    vision, quick = config["vision_cfg"], ", quick GELU" if config.get("quick_gelu") else ""
+    tower = vision.get("timm_model_name") or f"ViT of width {vision.get('width')}, {vision.get('layers')} layers"
+    return f"{tower}{quick}"
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path]:
