@@ -116,16 +116,45 @@ def test_the_run_mines_by_texts(run_command, tmp_path, images):
     assert set(pairs.target_filepath) == {"a dark crack"}
 
 
-def test_the_tokenizer_is_part_of_the_identity(tmp_path):
-    """The same weights with another length of texts write other vectors."""
+def edit(folder, **settings):
+    """Change `text_cfg` of a snapshot."""
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"].update(settings)
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"tokenizer_kwargs": {"clean": "whitespace"}}, {"pool_type": "first"}, {"no_causal_mask": False}, {"heads": 4}],
+    ids=str,
+)
+def test_what_weights_do_not_tell_is_in_the_identity(settings, tmp_path):
+    """The tokenizer, and the settings of the text tower: with others, the same weights give other vectors."""
     folder = snapshot(tmp_path / "model", CONFIGS["a tokenizer of transformers"])
     before, _ = embed(folder, tmp_path)
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "whitespace"}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    edit(folder, **settings)
     after, _ = embed(folder, tmp_path)
     assert before.identity.fingerprint != after.identity.fingerprint
     assert before.identity.model.weights == after.identity.model.weights
+
+
+def test_texts_with_another_gelu_are_not_compared_with_its_images(tmp_path, images):
+    """The same weights: without the GELU in the identity it would be one model."""
+    folder = snapshot(tmp_path / "model", PLAIN)
+    pool = lookalike.embed_images(str(images), tmp_path / "pool.parquet", "OpenCLIP", str(folder)).path
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["quick_gelu"] = True
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(lookalike.EncoderMismatch, match="pooling"):
+        lookalike.mine(pool, embed(folder, tmp_path)[0].path, tmp_path / "mined.parquet", topn=1)
+
+
+def test_a_known_model_has_its_own_name(tmp_path):
+    """Several models of open_clip have one image tower; which one it is, the text side tells."""
+    from lookalike.encoders.openclip import _name_of
+
+    for name in ("ViT-B-32", "ViT-B-32-quickgelu", "ViT-H-14", "ViT-SO400M-14-SigLIP-384"):
+        assert _name_of(open_clip.get_model_config(name)) == name
 
 
 def images_alone(folder):
@@ -159,6 +188,9 @@ def hub_tower(folder):
         (no_text_config, "has no text side"),
         (few_tokens, "the model knows 64"),
         (hub_tower, "cannot build its text side"),
+        (lambda folder: edit(folder, widthh=3), "cannot build its text side"),
+        (lambda folder: edit(folder, tokenizer_kwargs={"clean": "nothing"}), "has no tokenizer that can be read"),
+        (lambda folder: edit(folder, tokenizer_kwargs={"reduction_mask": "random"}), "leaves out tokens"),
     ],
 )
 def test_a_model_without_a_text_side_that_can_be_used(change, words, tmp_path):
@@ -167,6 +199,18 @@ def test_a_model_without_a_text_side_that_can_be_used(change, words, tmp_path):
     with pytest.raises(lookalike.EncoderError, match=words):
         embed(folder, tmp_path)
     assert not (tmp_path / "texts.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["ViT-S-32", "ViT-S/32"])
+def test_the_tokenizer_of_a_checkpoint_is_named_where_it_cannot_be_fetched(name, tmp_path, monkeypatch):
+    config = CONFIGS["a tokenizer of transformers"]
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-S-32", config)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = randomise(open_clip.create_model("ViT-S-32", load_weights=False))
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "epoch_1.pt")
+    with pytest.raises(lookalike.EncoderError, match="the tokenizer of this model cannot be loaded") as refused:
+        embed(tmp_path / "epoch_1.pt", tmp_path, architecture=name)
+    assert refused.value.where == "made/up"
 
 
 def test_a_snapshot_without_its_tokenizer(tmp_path):

@@ -168,7 +168,7 @@ def test_what_is_near_is_drawn_near(tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("shape", [(40, 6), (5, 30), (3, 1), (1, 4)])
+@pytest.mark.parametrize("shape", [(40, 6), (5, 30), (3, 1), (1, 4), (300, 128), (80, 200)])
 def test_principal_components_are_those_of_the_singular_values(metric, shape):
     vectors = np.random.default_rng(0).standard_normal(shape)
     points = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if metric == "cosine" else vectors

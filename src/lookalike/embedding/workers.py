@@ -147,7 +147,7 @@ class Crew:
                 on_progress(self.done)
                 worker.wait(_WAIT)
             if worker.error is not None and self._spans.is_idle(worker.name):
-                log.warning("%s took no part: %s", worker.device, worker.error)
+                log.warning("%s took no part: %s", worker.device, _in_short(worker.error))
         on_progress(self.done)
 
     def reports(self) -> list[tuple[str, Counts]]:
@@ -269,6 +269,11 @@ class _Worker:
         else:
             self.error = _failure(report)
             self._ended.set()
+
+
+def _in_short(error: BaseException) -> str:
+    """An error in one line; of one that nobody expected the last, without the way to it."""
+    return error.what if isinstance(error, LookalikeError) else str(error).strip().splitlines()[-1]
 
 
 def _send(pipe: Any, content: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import importlib.util
 import json
 from dataclasses import dataclass
@@ -88,13 +89,18 @@ def load(family_name: str, request: LoadRequest) -> TorchEncoder:
             forward=encode,
             architecture=source.name,
             dimension=int(source.config["embed_dim"]),
-            pooling="model",
+            pooling=pooling_of(source.config),
             preprocessing=read_preprocessing(tower, source.pixels, request.model_path),
             libraries=("open_clip", "timm"),
         ),
         family_name,
         request,
     )
+
+
+def pooling_of(config: dict[str, Any]) -> str:
+    """How a vector comes about, as far as the weights do not tell: with which GELU."""
+    return "model, quick GELU" if config.get("quick_gelu") else "model"
 
 
 def require_open_clip() -> None:
@@ -303,18 +309,22 @@ def find_source(request: LoadRequest) -> Source:
 
 
 def _name_of(config: dict[str, Any]) -> str:
-    """The name that open_clip has for a configuration, or what its tower is; another GELU makes another model."""
+    """The name that open_clip has for a configuration, or what its tower is, with a digest of its settings."""
     import open_clip
 
-    def kind(one: dict[str, Any]) -> tuple[Any, ...]:
-        return one["embed_dim"], one["vision_cfg"], one.get("quick_gelu", False)
-
-    for name in open_clip.list_models():
-        if kind(open_clip.get_model_config(name)) == kind(config):
-            return str(name)
-    vision, quick = config["vision_cfg"], ", quick GELU" if config.get("quick_gelu") else ""
+    known = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+    for keys in (("embed_dim", "vision_cfg", "quick_gelu", "text_cfg"), ("embed_dim", "vision_cfg", "quick_gelu")):
+        for name, one in known.items():
+            if all((one.get(key) or None) == (config.get(key) or None) for key in keys):
+                return str(name)
+    vision = config["vision_cfg"]
     tower = vision.get("timm_model_name") or f"ViT of width {vision.get('width')}, {vision.get('layers')} layers"
-    return f"{tower}{quick}"
+    return f"{tower} ({digest_of_settings(vision)})"
+
+
+def digest_of_settings(settings: dict[str, Any]) -> str:
+    """Eight letters that differ where settings do: weights do not tell the number of heads, for example."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path]:

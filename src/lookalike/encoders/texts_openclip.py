@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.encoders.base import LoadRequest
 from lookalike.encoders.checkpoints import State, fill, read_state
-from lookalike.encoders.openclip import Source, find_source, require_open_clip
-from lookalike.encoders.snapshot import quiet_transformers
+from lookalike.encoders.openclip import Source, digest_of_settings, find_source, pooling_of, require_open_clip
+from lookalike.encoders.snapshot import not_loaded, quiet_transformers
 from lookalike.encoders.texts import LoadedTexts, check_tokens, no_tokenizer
 from lookalike.encoders.texts_transformers import digest_of_tokenizer
 from lookalike.errors import EncoderError
@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 
 #: What the weights of a text tower are called where it is not a part of its own (`text.`).
 _NAMES = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
-#: Start and end, which open_clip's own tokenizer puts around every text.
-_AROUND = 2
+#: What open_clip and transformers raise where a tokenizer is not there, or is not what its configuration says.
+_NOT_READ = (
+    ImportError, OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError,
+)  # fmt: skip
+#: Settings of a text tower that say where it comes from, or are in the tokenizer's digest.
+_NO_MEANING = frozenset({"hf_model_pretrained", "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode"})
+#: Start and end, which open_clip's own tokenizer puts around every text; the mode ``clips`` puts one more.
+_AROUND, _AROUND_CLIPS = 2, 3
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,9 @@ class _Tokenizer:
         """Tokens of a text that is not cut."""
         if not self._is_of_transformers:
             return len(self.module.encode(text)) + _AROUND
-        return len(self.module.tokenizer(self.module.clean_fn(text), truncation=False, verbose=False)["input_ids"])
+        tokens, clips = self.module.tokenizer, self.module.tokenizer_mode == "clips"
+        made = tokens(self.module.clean_fn(text), truncation=False, verbose=False, add_special_tokens=not clips)
+        return len(made["input_ids"]) + (_AROUND_CLIPS if clips else 0)
 
     @property
     def _is_of_transformers(self) -> bool:
@@ -99,7 +107,11 @@ def load_texts(request: LoadRequest) -> LoadedTexts:
     what = f"the text side of {source.name}"
     hint = "the weights are of another model, or of its image side alone"
     fill(tower, _text_side(read_state(source.weights)), where=str(source.weights), what=what, hint=hint)
-    return LoadedTexts(tower, _encode, source.name, int(source.config["embed_dim"]), "model", tokenizer, ("open_clip",))
+    settings = {key: value for key, value in source.config["text_cfg"].items() if key not in _NO_MEANING}
+    return LoadedTexts(
+        tower, _encode, f"{source.name}, texts ({digest_of_settings(settings)})", int(source.config["embed_dim"]),
+        pooling_of(source.config), tokenizer, ("open_clip",),
+    )  # fmt: skip
 
 
 def _encode(tower: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -121,25 +133,28 @@ def _text_side(state: State) -> State:
 def _build_tower(source: Source, where: str) -> Any:
     """The text tower of a configuration, with random weights."""
     from open_clip.model import CLIPTextCfg, _build_text_tower
+    from transformers import AutoConfig
 
     settings = source.config.get("text_cfg")
-    if not settings:
-        raise EncoderError("its open_clip_config.json has no text_cfg: it has no text side", where=where)
+    if not settings or not isinstance(settings, dict):
+        raise EncoderError("its configuration has no table text_cfg: it has no text side", where=where)
+    other = settings.get("hf_model_name")
     try:
+        if other:
+            # Its code is never run: this refuses a model that needs some.
+            AutoConfig.from_pretrained(other, trust_remote_code=False)
         return _build_text_tower(
             source.config["embed_dim"],
             CLIPTextCfg(**{**settings, "hf_model_pretrained": False}),
             source.config.get("quick_gelu", False),
         )
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        other = settings.get("hf_model_name")
-        what = f"{other}, whose configuration open_clip has to fetch" if other else "the text tower of text_cfg"
+        what, hint = "the text tower of text_cfg", "text_cfg must be as open_clip writes it"
+        if other:
+            what = f"{other}, whose configuration open_clip has to fetch"
+            hint = "load the model once with a network, or use one whose text side is open_clip's own"
         first = (str(error).strip() or repr(error)).splitlines()[0]
-        raise EncoderError(
-            f"open_clip cannot build its text side, {what}: {first}",
-            where=where,
-            hint="load the model once with a network, or use one whose text side is open_clip's own",
-        ) from error
+        raise EncoderError(f"open_clip cannot build its text side, {what}: {first}", where=where, hint=hint) from error
 
 
 def _read_tokenizer(source: Source, request: LoadRequest, known: int) -> _Tokenizer:
@@ -147,17 +162,27 @@ def _read_tokenizer(source: Source, request: LoadRequest, known: int) -> _Tokeni
     import open_clip
 
     if request.architecture:
-        name = request.architecture
+        name = request.architecture.replace("/", "-")
     elif Path(request.model_path).is_dir():
         name = f"local-dir:{request.model_path}"
     else:
         name = f"hf-hub:{request.model_path}"
+    settings = source.config["text_cfg"]
+    if settings.get("tokenizer_kwargs", {}).get("reduction_mask"):
+        raise EncoderError(
+            "its tokenizer leaves out tokens of long texts (reduction_mask), as in training",
+            where=request.model_path,
+            hint="take reduction_mask out of tokenizer_kwargs in its configuration",
+        )
     # A tokenizer of the hub may bring code of its own, which is never run.
-    safe = {"trust_remote_code": False} if source.config["text_cfg"].get("hf_tokenizer_name") else {}
+    elsewhere = settings.get("hf_tokenizer_name")
+    safe = {"trust_remote_code": False} if elsewhere else {}
     try:
         module = open_clip.get_tokenizer(name, **safe)
         is_empty = bool((module(["ab"]) == module(["cd"])).all())
-    except (ImportError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _NOT_READ as error:
+        if elsewhere and not name.startswith("local-dir:"):
+            raise not_loaded(elsewhere, "the tokenizer of this model", error) from error
         raise no_tokenizer(request.model_path) from error
     if is_empty:
         raise no_tokenizer(request.model_path)

@@ -60,6 +60,7 @@ class Barred:
 
     def _key(self, paths: pa.Array) -> pa.Array:
         """What two paths of one image have in common."""
+        paths = paths.cast(pa.string())
         if self._by_name:
             return pc.replace_substring_regex(paths, r"^.*[/\\]", "")
         return full_paths(paths, self._base)
