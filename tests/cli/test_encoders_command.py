@@ -117,6 +117,17 @@ def test_show_tells_what_the_embedding_step_would_record(siglip_snapshot, images
     assert "augment=none|flip|rot90" in shown["Takes:"]
 
 
+def test_show_takes_a_model_by_its_name_alone(siglip_snapshot, call):
+    named = call("encoders", "show", siglip_snapshot, "augment=flip")
+    spelled = call("encoders", "show", "--model", "SigLIP", "--model-path", siglip_snapshot, "augment=flip")
+    assert "Pooling:        attention, mean of flip" in named.lines
+    assert [line for line in named.lines if "Fingerprint" in line] == [
+        line for line in spelled.lines if "Fingerprint" in line
+    ]
+    same = call("encoders", "show", siglip_snapshot, "--model", "siglip", "augment=flip")
+    assert same.lines == named.lines
+
+
 def test_show_describes_a_crop_of_the_middle(clip_snapshot, call):
     done = call("encoders", "show", "--model", "CLIP", "--model-path", clip_snapshot)
     assert "shortest edge resized to 32, bicubic; the middle 32 x 32 cut out; " in done.stdout
@@ -127,6 +138,8 @@ def test_show_refuses_what_embedding_refuses(siglip_snapshot, call):
         (("--model", "SigLIP"), "model_path"),
         (("--model", "CLIP", "--model-path", siglip_snapshot), "model_type='siglip'"),
         (("--model", "SigLIP", "--model-path", siglip_snapshot, "pooling=nothing"), "pooling='nothing'"),
+        ((siglip_snapshot, "--model-path", siglip_snapshot), "leave one out"),
+        (("no/such-folder/here",), "no/such-folder/here"),
     ):
         call("encoders", "show", *words, fails=message)
 

@@ -12,6 +12,7 @@ import typer
 from lookalike.cli.mine import key_values
 from lookalike.cli.status import end_on_sigterm, report_errors
 from lookalike.config.schemas import ImageEmbeddingsConfig
+from lookalike.errors import ConfigError
 
 if TYPE_CHECKING:
     from lookalike.workflow.encoders import Overview
@@ -41,7 +42,11 @@ def encoders(
 @app.command()
 def show(
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any other setting of the embedding step.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] [KEY=VALUE]...",
+            help="A Hugging Face id, a snapshot folder or a file; and any other setting of the embedding step.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help=_HELP["model"])] = None,
     model_path: Annotated[str | None, typer.Option(help=_HELP["model_path"])] = None,
@@ -49,8 +54,8 @@ def show(
 ) -> None:
     """Load a model and show its identity: fingerprint, dimension, preprocessing, and the settings that it takes."""
     end_on_sigterm()
-    words = key_values({"model": model, "model_path": model_path, "device": device}, settings or [])
-    if not report_errors(lambda: _describe(words)):
+    given = {"model": model, "model_path": model_path, "device": device}
+    if not report_errors(lambda: _describe(_words(given, settings or []))):
         raise typer.Exit(1)
 
 
@@ -84,6 +89,22 @@ def verify(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder 
     snapshot = verify_snapshot(folder)
     print(f"{len(snapshot.files)} files, {snapshot.size:,} bytes: as fetched from {snapshot.model}")
     print(f"at {snapshot.revision}")
+
+
+def _words(given: dict[str, str | None], settings: list[str]) -> list[str]:
+    """The settings as words KEY=VALUE; a first one without a key names the model.
+
+    Raises
+    ------
+    ConfigError
+        When an option names one, too.
+    """
+    if settings and "=" not in settings[0]:
+        named, *settings = settings
+        if given["model_path"] is not None:
+            raise ConfigError(f"{named} and --model-path {given['model_path']} both name a model", hint="leave one out")
+        given = {**given, "model": given["model"] or "auto", "model_path": named}
+    return key_values(given, settings)
 
 
 def _describe(words: list[str]) -> None:
@@ -123,8 +144,8 @@ def _show(found: Overview) -> None:
         console.print(f"{number}. {_escaped(line.what)}\n   {_escaped(line.why)}")
     console.print(
         "\nEvery family loads from local files without a network: `lookalike encoders fetch ID --to FOLDER` makes such "
-        "a folder.\n`lookalike encoders show --model NAME --model-path PATH` says what one model is; model=auto reads "
-        "the family from its config.json.",
+        "a folder.\n`lookalike encoders show PATH` says what one model is, by its config.json; `--model NAME` names "
+        "the family where there is none.",
     )
 
 
