@@ -288,7 +288,8 @@ def find_source(request: LoadRequest) -> Source:
                 where=str(path),
                 hint="add architecture=NAME, a model of open_clip such as architecture=ViT-B-32",
             )
-        return Source(request.architecture, named_config(request.architecture), {}, path)
+        # open_clip takes a slash for a hyphen; the identity has one spelling.
+        return Source(request.architecture.replace("/", "-"), named_config(request.architecture), {}, path)
     if request.architecture:
         raise ConfigError(
             "architecture is for a checkpoint file, and model_path names a model",

@@ -162,7 +162,7 @@ def _read_tokenizer(source: Source, request: LoadRequest, known: int) -> _Tokeni
     import open_clip
 
     if request.architecture:
-        name = request.architecture.replace("/", "-")
+        name = source.name
     elif Path(request.model_path).is_dir():
         name = f"local-dir:{request.model_path}"
     else:
