@@ -27,8 +27,10 @@ def test_every_public_name_can_be_imported():
 
 def test_demo_on_textile_mines_and_draws(run_command, tmp_path):
     """The whole job on real images with real weights; solar cells are what `make demo` runs."""
-    done = run_command("lookalike", "demo", "--dataset", "textile", "--targets", "12", "--out", "out", cwd=tmp_path)
+    given = ("--dataset", "textile", "--images", "400", "--targets", "12", "--out", "out")
+    done = run_command("lookalike", "demo", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "12 targets, 388 pool images" in done.stdout
     report, gallery = (line.split(maxsplit=1)[1] for line in done.lines[-2:])
     run = (tmp_path / report).parent
     assert (tmp_path / gallery).is_file()
@@ -56,6 +58,8 @@ def test_demo_refuses_what_cannot_be(run_command, tmp_path):
     for arguments, words in (
         (("--dataset", "steel"), "use one of: solar, textile"),
         (("--dataset", "textile", "--targets", "1000"), "use 1 to 999"),
+        (("--dataset", "textile", "--images", "1"), "images must be at least 2"),
+        (("--dataset", "textile", "--images", "2", "--seed", "4"), "take more images"),
     ):
         done = run_command("lookalike", "demo", *arguments, cwd=tmp_path)
         assert done.returncode == 1

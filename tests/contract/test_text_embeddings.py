@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -341,7 +342,7 @@ def test_a_killed_run_goes_on(start_command, run_command, clip_snapshot, tmp_pat
     process = start_command(*words, "output_parquet=killed.parquet", cwd=tmp_path)
     markers = tmp_path / ".killed.parquet.work"
     while process.poll() is None and not list(markers.glob("shard-00002.json")):
-        pass
+        time.sleep(0.005)
     process.kill()
     process.wait()
     assert not (tmp_path / "killed.parquet").exists(), "too quick to be killed"

@@ -89,19 +89,22 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo"),
     targets: Annotated[int, typer.Option(help="Defective images that are drawn as targets.")] = 100,
     topn: Annotated[int, typer.Option(help="Neighbours per target.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    images: Annotated[
+        int | None, typer.Option(help="How many of its images, at random; fewer are faster.", show_default="all")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
 ) -> None:
     """Mine real industrial images with a real encoder, offline: the whole job in a minute."""
     end_on_sigterm()
-    if not report_errors(lambda: _demo(dataset, out, targets, topn, seed)):
+    if not report_errors(lambda: _demo(dataset, out, targets, topn, images, seed)):
         raise typer.Exit(1)
 
 
-def _demo(dataset: str, out: Path, targets: int, topn: int, seed: int) -> None:
+def _demo(dataset: str, out: Path, targets: int, topn: int, images: int | None, seed: int) -> None:
     """Run the demo and print what came of it."""
     from lookalike.workflow.demo import run_demo
 
-    result = run_demo(dataset, out, targets=targets, topn=topn, seed=seed)
+    result = run_demo(dataset, out, targets=targets, topn=topn, images=images, seed=seed)
     run, pool = result.run, result.run.record.pool
     print(f"Images:      {result.dataset.title}; {result.dataset.licence}")
     print("Encoder:     EfficientNet-Lite0 with its ImageNet weights")

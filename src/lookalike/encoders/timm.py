@@ -93,15 +93,6 @@ def preprocessing_of(settings: dict[str, Any], model_path: str) -> Preprocessing
     model_path:
         For the error.
 
-    Parameters
-    ----------
-    module:
-        Has its pretrained configuration.
-    model_path:
-        For the error.
-    image_size:
-        Side of the input; 0: the model's own.
-
     Raises
     ------
     EncoderError

@@ -51,7 +51,7 @@ class DemoResult:
     contact_sheet: Path
 
 
-def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, seed: int) -> DemoResult:
+def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, images: int | None, seed: int) -> DemoResult:
     """Run, compare and draw.
 
     Parameters
@@ -64,16 +64,29 @@ def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, seed: int) 
         How many defective images are drawn as targets.
     topn:
         Neighbours a target.
+    images:
+        How many images of the dataset are taken, at random; None: all.
     seed:
-        Of the draw.
+        Of the draws.
+
+    Raises
+    ------
+    ConfigError
+        When a value cannot be right.
+    MissingDependency
+        When the packages of the images or of the encoder are not installed.
     """
     if dataset not in DATASETS:
         raise ConfigError(f"dataset={dataset!r} is not possible", hint=f"use one of: {', '.join(DATASETS)}")
     at_least("topn", topn, 1)
     data = DATASETS[dataset]()
+    if images is not None:
+        at_least("images", images, 2)
+        data = data.sample(images, seed)
     defective = int((np.array(data.table.column("label").to_pylist()) != GOOD).sum())
     if not 1 <= targets < defective:
-        raise ConfigError(f"targets={targets} is not possible", hint=f"use 1 to {defective - 1}")
+        possible = f"use 1 to {defective - 1}" if defective > 1 else "take more images"
+        raise ConfigError(f"targets={targets} of {defective} defective images is not possible", hint=possible)
     target_table, pool_table = data.split(targets, seed)
     encoder = write_encoder(folder / "encoder")
     inputs = (folder / "targets.parquet", folder / "pool.parquet")

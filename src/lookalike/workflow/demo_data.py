@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -43,6 +43,11 @@ class Dataset:
     title: str
     licence: str
     table: pa.Table
+
+    def sample(self, images: int, seed: int) -> Dataset:
+        """Some of the images at random, in their order; all where there are no more."""
+        drawn = np.random.default_rng(seed).permutation(self.table.num_rows)[:images]
+        return replace(self, table=self.table.take(pa.array(np.sort(drawn))))
 
     def split(self, targets: int, seed: int) -> tuple[pa.Table, pa.Table]:
         """Draw defective images as targets; everything else is the pool."""
