@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python 3.11 to 3.13 and make:
-#   make demo    virtual environment, install, the demo on real images
+#   make demo    virtual environment, install, the demo on real images (IMAGES=500: on fewer of them)
 #   make test    virtual environment, development extras, lint, the whole test suite
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint docs clean
 
 demo: $(VENV)/installed-demo
-	$(BIN)/lookalike demo --out demo
+	$(BIN)/lookalike demo --out demo $(if $(IMAGES),--images $(IMAGES))
 
 test: lint
 	$(BIN)/pytest -n auto --dist loadfile

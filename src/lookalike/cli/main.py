@@ -86,29 +86,38 @@ def demo(
     dataset: Annotated[
         str, typer.Option(help="solar: solar cells (CC BY-NC-SA); textile: woven textile (MIT).")
     ] = "solar",
-    out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo"),
-    targets: Annotated[int, typer.Option(help="Defective images that are drawn as targets.")] = 100,
-    topn: Annotated[int, typer.Option(help="Neighbours per target.")] = 5,
     images: Annotated[
-        int | None, typer.Option(help="How many of its images, at random; fewer are faster.", show_default="all")
+        int | None,
+        typer.Option(
+            help="Images of the dataset that are used, drawn at random; fewer are faster.", show_default="all"
+        ),
     ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo"),
+    targets: Annotated[
+        int | None,
+        typer.Option(
+            help="Defective images that are drawn as targets.",
+            show_default="100, or an eighth of the defective images",
+        ),
+    ] = None,
+    topn: Annotated[int, typer.Option(help="Neighbours per target.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
 ) -> None:
     """Mine real industrial images with a real encoder, offline: the whole job in a minute."""
     end_on_sigterm()
-    if not report_errors(lambda: _demo(dataset, out, targets, topn, images, seed)):
+    if not report_errors(lambda: _demo(dataset, images, out, targets, topn, seed)):
         raise typer.Exit(1)
 
 
-def _demo(dataset: str, out: Path, targets: int, topn: int, images: int | None, seed: int) -> None:
+def _demo(dataset: str, images: int | None, out: Path, targets: int | None, topn: int, seed: int) -> None:
     """Run the demo and print what came of it."""
     from lookalike.workflow.demo import run_demo
 
-    result = run_demo(dataset, out, targets=targets, topn=topn, images=images, seed=seed)
+    result = run_demo(dataset, out, images=images, targets=targets, topn=topn, seed=seed)
     run, pool = result.run, result.run.record.pool
     print(f"Images:      {result.dataset.title}; {result.dataset.licence}")
     print("Encoder:     EfficientNet-Lite0 with its ImageNet weights")
-    print(f"Embedded:    {targets} targets, {pool.embedded} pool images, {mine.speed(pool)}")
+    print(f"Embedded:    {result.targets} targets, {pool.embedded} pool images, {mine.speed(pool)}")
     print(f"Mined:       {run.counts.unique} images, {mine.how_chosen(run.record)}")
     nearest = f"{result.nearest_rate:.2f} of the {topn} nearest of a target"
     print(f"Defective:   {result.mined_rate:.2f} of the mined images, {nearest}")

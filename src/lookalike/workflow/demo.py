@@ -6,6 +6,7 @@ target, and what was found is compared with what chance would give.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,12 @@ from lookalike.workflow.demo_data import DATASETS, GOOD, Dataset, write_encoder
 from lookalike.workflow.run import run
 from lookalike.workflow.run_steps import RunResult
 
+log = logging.getLogger(__name__)
+#: Targets where none are asked for: this many, and at most one in so many defective images, so that the pool has more.
+_TARGETS, _SHARE = 100, 8
+#: Images at least: of fewer, hardly any would be defective.
+_LEAST = 20
+
 
 @dataclass(frozen=True)
 class DemoResult:
@@ -31,6 +38,8 @@ class DemoResult:
     ----------
     dataset:
         What it ran on.
+    targets:
+        How many images were drawn as targets.
     run:
         The run, with its folder.
     base_rate:
@@ -44,6 +53,7 @@ class DemoResult:
     """
 
     dataset: Dataset
+    targets: int
     run: RunResult
     base_rate: float
     nearest_rate: float
@@ -51,7 +61,9 @@ class DemoResult:
     contact_sheet: Path
 
 
-def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, images: int | None, seed: int) -> DemoResult:
+def run_demo(
+    dataset: str, folder: Path, *, images: int | None, targets: int | None, topn: int, seed: int
+) -> DemoResult:
     """Run, compare and draw.
 
     Parameters
@@ -60,12 +72,12 @@ def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, images: int
         A key of `DATASETS`.
     folder:
         Where everything is written; made when missing.
+    images:
+        How many images of the dataset are used, drawn at random; None: all.
     targets:
-        How many defective images are drawn as targets.
+        How many defective images are drawn as targets; None: 100, or an eighth of those where that is fewer.
     topn:
         Neighbours a target.
-    images:
-        How many images of the dataset are taken, at random; None: all.
     seed:
         Of the draws.
 
@@ -79,15 +91,9 @@ def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, images: int
     if dataset not in DATASETS:
         raise ConfigError(f"dataset={dataset!r} is not possible", hint=f"use one of: {', '.join(DATASETS)}")
     at_least("topn", topn, 1)
-    data = DATASETS[dataset]()
-    if images is not None:
-        at_least("images", images, 2)
-        data = data.sample(images, seed)
-    defective = int((np.array(data.table.column("label").to_pylist()) != GOOD).sum())
-    if not 1 <= targets < defective:
-        possible = f"use 1 to {defective - 1}" if defective > 1 else "take more images"
-        raise ConfigError(f"targets={targets} of {defective} defective images is not possible", hint=possible)
-    target_table, pool_table = data.split(targets, seed)
+    at_least("seed", seed, 0)
+    data = _dataset(dataset, images, seed)
+    target_table, pool_table = _split(data, targets, seed)
     encoder = write_encoder(folder / "encoder")
     inputs = (folder / "targets.parquet", folder / "pool.parquet")
     for table, path in zip((target_table, pool_table), inputs, strict=True):
@@ -99,6 +105,7 @@ def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, images: int
     kept = np.array(pairs.column("outcome").to_pylist()) == "kept"
     result = DemoResult(
         dataset=data,
+        targets=target_table.num_rows,
         run=mined,
         base_rate=float(np.mean(np.array(pool_table.column("label").to_pylist()) != GOOD)),
         nearest_rate=float(found[near].mean()),
@@ -107,6 +114,30 @@ def run_demo(dataset: str, folder: Path, *, targets: int, topn: int, images: int
     )
     write_contact_sheet(_sheet(result, pairs, topn), result.contact_sheet)
     return result
+
+
+def _dataset(name: str, images: int | None, seed: int) -> Dataset:
+    """The dataset, or some of its images at random."""
+    data = DATASETS[name]()
+    if images is None:
+        return data
+    at_least("images", images, _LEAST)
+    if images > data.table.num_rows:
+        log.warning("there are only %d images, and all are used", data.table.num_rows)
+    return data.sample(images, seed)
+
+
+def _split(data: Dataset, targets: int | None, seed: int) -> tuple[pa.Table, pa.Table]:
+    """The targets and the pool, which keeps defective images."""
+    defective = int((np.array(data.table.column("label").to_pylist()) != GOOD).sum())
+    wanted = max(1, min(_TARGETS, defective // _SHARE)) if targets is None else targets
+    if not 1 <= wanted < defective:
+        possible = f"use 1 to {defective - 1}, or more images" if defective > 1 else "use more images"
+        raise ConfigError(
+            f"targets={wanted} is not possible: {defective} of the {data.table.num_rows} images are defective",
+            hint=possible,
+        )
+    return data.split(wanted, seed)
 
 
 def _sheet(result: DemoResult, pairs: pa.Table, topn: int) -> Sheet:
