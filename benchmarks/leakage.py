@@ -166,7 +166,8 @@ class _Set:
         """Of every image, how much the most alike other one agrees."""
         from lookalike.neighbors.search import nearest_neighbors
         from lookalike.reports.thumbnails import Reading
-        from lookalike.workflow.barring.pictures import EDGE, Look, each_picture, look
+        from lookalike.workflow.barring.looks import EDGE, Look, look
+        from lookalike.workflow.barring.pictures import each_picture
 
         paths = self._others.column("filepath").to_pylist()
         looks = [one for one in each_picture(paths, Reading.of({}), look) if isinstance(one, Look)]

@@ -47,7 +47,7 @@ def test_dir_wins_over_the_default_folder(run_command, folder, tmp_path):
 
 def test_prune_by_size_removes_the_oldest(run_command, folder):
     removed, left = run_cache(run_command, "prune", "--max-size", "500K", folder=folder).lines
-    count = int(removed.removeprefix("Removed: ").removesuffix(" vectors"))
+    count = int(removed.removeprefix("Removed: ").removesuffix(" entries"))
     assert 150 < count < 300
     assert left.endswith(f" KiB in {folder}")
     large = found_numbers(folder, range(300), encoder=identity("large", 768), dimension=768)
@@ -57,7 +57,7 @@ def test_prune_by_size_removes_the_oldest(run_command, folder):
 
 
 def test_prune_by_age_keeps_what_was_used_lately(run_command, folder):
-    assert run_cache(run_command, "prune", "--older-than", "30", folder=folder).lines[0] == "Removed: 0 vectors"
+    assert run_cache(run_command, "prune", "--older-than", "30", folder=folder).lines[0] == "Removed: 0 entries"
     assert run_cache(run_command, "info", folder=folder).last_line.startswith("Total:   305 vectors")
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from benchmarks.leakage import tables
 
 from lookalike.config.schemas import BarringConfig
+from lookalike.workflow.barring.album import AGREE
 from lookalike.workflow.barring.bars import RULES
-from lookalike.workflow.barring.pictures import AGREE, EDGE
+from lookalike.workflow.barring.looks import EDGE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "leakage.md").read_text(encoding="utf-8")

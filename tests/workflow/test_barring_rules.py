@@ -14,7 +14,7 @@ from lookalike.errors import ConfigError, EncoderMismatch, TableError
 from lookalike.tables.embedding_stream import EmbeddingStream, read_embedding_table
 from lookalike.tables.history import History, add_iteration, write_history
 from lookalike.tables.run_folder import RunFolder
-from lookalike.workflow.barring.pictures import look
+from lookalike.workflow.barring.looks import look
 from lookalike.workflow.barring.pool import bar_pool
 from lookalike.workflow.exclusion import read_all_excluded, read_excluded
 from support.embeddings import identity, write_embeddings

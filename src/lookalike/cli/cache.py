@@ -1,4 +1,4 @@
-"""`lookalike cache`: look at the cache of embedding vectors, make it smaller, empty it."""
+"""`lookalike cache`: look at the cache of embedding vectors and of pictures, make it smaller, empty it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The cache of embedding vectors: what is in it, and making it smaller.", no_args_is_help=True)
+app = typer.Typer(
+    help="The cache of vectors, and of pictures that tell copies: what is in it, and making it smaller.",
+    no_args_is_help=True,
+)
 
 _Dir = Annotated[
     Path | None, typer.Option("--dir", help="The cache folder. Default: LOOKALIKE_CACHE, or the user's cache folder.")
@@ -27,11 +30,13 @@ def _size(text: str) -> int:
 
 @app.command()
 def info(folder: _Dir = None) -> None:
-    """Show the encoders whose vectors are cached, how many, and the room that they take."""
+    """Show the encoders whose vectors are cached, how many, and the room that they take; pictures have a line, too."""
     from lookalike.embedding.cache_folder import cache_info, default_cache_dir
+    from lookalike.encoders.identity import PICTURES
 
     folder = folder or default_cache_dir()
     found = cache_info(folder)
+    rows = {"vectors": 0, "pictures": 0}
     print(f"Folder:  {folder}")
     for part in found:
         print(f"{part.key[:12]}  {_shown(part.bytes):>10}  ", end="")
@@ -39,11 +44,17 @@ def info(folder: _Dir = None) -> None:
             print("cannot be read; the next run with that encoder begins it anew")
             continue
         model, numerics = part.identity.model, part.identity.numerics
-        print(
-            f"{part.rows:>9} vectors, last used {part.last_used or 'never'}  {model.family} {model.architecture}, "
-            f"{model.dimension} dimensions, {numerics.precision}, {numerics.runtime}, {numerics.decoder}"
+        what = "pictures" if model.family == PICTURES else "vectors"
+        rows[what] += part.rows
+        made = (
+            f"{model.architecture}, to tell copies"
+            if what == "pictures"
+            else f"{model.family} {model.architecture}, {model.dimension} dimensions, {numerics.precision}, "
+            f"{numerics.runtime}, {numerics.decoder}"
         )
-    print(f"Total:   {sum(part.rows for part in found)} vectors, {_shown(sum(part.bytes for part in found))}")
+        print(f"{part.rows:>9} {what}, last used {part.last_used or 'never'}  {made}")
+    pictures = f"{rows['pictures']} pictures, " if rows["pictures"] else ""
+    print(f"Total:   {rows['vectors']} vectors, {pictures}{_shown(sum(part.bytes for part in found))}")
 
 
 @app.command()
@@ -52,27 +63,27 @@ def prune(
     max_size: Annotated[
         int | None,
         typer.Option(
-            parser=_size, metavar="SIZE", help="Remove the least recently used vectors until this is left: 5G, 300M."
+            parser=_size, metavar="SIZE", help="Remove the least recently used entries until this is left: 5G, 300M."
         ),
     ] = None,
     older_than: Annotated[
-        int | None, typer.Option(min=0, help="Remove vectors that were not used for more than this many days.")
+        int | None, typer.Option(min=0, help="Remove entries that were not used for more than this many days.")
     ] = None,
 ) -> None:
-    """Remove vectors that were not used for long. Runs may be using the cache."""
+    """Remove what was not used for long. Runs may be using the cache."""
     from lookalike.embedding import cache_folder
 
     if max_size is None and older_than is None:
         raise typer.BadParameter("say what may stay: --max-size, --older-than or both")
     folder = folder or cache_folder.default_cache_dir()
     removed = cache_folder.prune(folder, max_bytes=max_size, older_than_days=older_than)
-    print(f"Removed: {removed} vectors")
+    print(f"Removed: {removed} entries")
     print(f"Left:    {_shown(cache_folder.folder_bytes(folder))} in {folder}")
 
 
 @app.command()
 def clear(folder: _Dir = None) -> None:
-    """Delete all cached vectors; the next run embeds every image again."""
+    """Delete all that is cached; the next run embeds every image again."""
     from lookalike.embedding import cache_folder
 
     folder = folder or cache_folder.default_cache_dir()

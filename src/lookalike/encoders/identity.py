@@ -19,6 +19,8 @@ from lookalike.errors import TableError
 
 #: Raised when the meaning of a field changes, so that old and new tables do not pass for the same.
 VERSION = 1
+#: The family of what is no encoder: pictures in grey, kept in the cache to tell copies.
+PICTURES = "pictures"
 #: Between the pooling of a model and what its vectors are averaged over.
 AVERAGED = ", mean of "
 

@@ -51,7 +51,7 @@ class Bars:
     distances:
         Per barred row, the cosine distance to that image; NaN where no vectors were compared.
     read:
-        How many files of the pool were decoded to compare their pixels.
+        How many pictures of the pool were compared by their pixels.
     notes:
         What could not be checked, and what changes the meaning of the result.
     """

@@ -25,10 +25,11 @@ from lookalike.reports.thumbnails import Reading
 from lookalike.tables.boxes import Box, files_of, has_boxes, overlap, split_box
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.filepaths import full_paths
+from lookalike.workflow.barring.album import Album
 from lookalike.workflow.barring.bars import Marks, Rule
 from lookalike.workflow.barring.files import Files
+from lookalike.workflow.barring.looks import Look, Looks
 from lookalike.workflow.barring.near import SAME_VECTOR, Measure
-from lookalike.workflow.barring.pictures import Album, Look, each_picture, look
 from lookalike.workflow.barring.reference import Reference, check_encoder, with_views
 
 #: Whether a part of a file (None: all of it) bars another part of it.
@@ -80,6 +81,8 @@ class Likeness:
         How files are read and embedded.
     encoder:
         That of the pool, or None.
+    looks:
+        What looks at pictures.
 
     Attributes
     ----------
@@ -88,10 +91,15 @@ class Likeness:
     """
 
     def __init__(
-        self, pool: EmbeddingStream, settings: BarringConfig, inputs: RunConfig, encoder: Encoder | None
+        self,
+        pool: EmbeddingStream,
+        settings: BarringConfig,
+        inputs: RunConfig,
+        encoder: Encoder | None,
+        looks: Looks,
     ) -> None:
         self._pool, self._settings, self._encoder, self._batch = pool, settings, encoder, inputs.batch_size
-        self._reading = Reading.of(vars(inputs))
+        self._reading, self._looks = Reading.of(vars(inputs)), looks
         self._base = inputs.root if "://" in inputs.root else str(Path(inputs.root).absolute())
         self._measure = Measure(pool, settings.device, settings.memory_limit)
         self.marks = Marks(pool.rows)
@@ -241,7 +249,7 @@ class Likeness:
         paths = reference.paths[:most]
         looks = [
             None if isinstance(one, ImageRejected) else one
-            for one in each_picture(paths, self._reading, look, f"reading the {reference.name} images")
+            for one in self._looks.each(paths, f"reading the {reference.name} images")
         ]
         read = np.zeros(len(reference.paths), np.bool_)
         read[: len(looks)] = [one is not None for one in looks]
@@ -251,7 +259,7 @@ class Likeness:
         """Read candidates and bar the copies; return those that could not be read, ascending."""
         rows = np.sort(candidates)
         paths = self._pool.pick(rows, ("filepath",)).column("filepath").to_pylist()
-        pictures = each_picture(paths, self._reading, look, "comparing pixels")
+        pictures = self._looks.each(paths, "comparing pixels")
         images = {rules.pixels: np.full(len(rows), -1, np.int64), rules.near: np.full(len(rows), -1, np.int64)}
         same, alike = images[rules.pixels], images[rules.near]
         unread, places, looks = [], list[int](), list[Look]()

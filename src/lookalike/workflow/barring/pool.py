@@ -20,6 +20,7 @@ from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.tables.embedding_table import EmbeddingTable
 from lookalike.workflow.barring.bars import Bars, Rule
 from lookalike.workflow.barring.likeness import Likeness, Rules
+from lookalike.workflow.barring.looks import Looks
 from lookalike.workflow.barring.reference import joined, of_targets, open_protected
 from lookalike.workflow.exclusion import read_all_excluded, split_sources
 from lookalike.workflow.run_inputs import layout_of
@@ -43,8 +44,9 @@ def bar_pool(
 ) -> Bars:
     """Find the rows of a pool that may not be mined.
 
-    Paths and vectors of the pool pass by part by part. A file is opened where another has its size, and decoded where
-    it may be a copy: at most `leak_reads` files of the pool for each of `protect` and the targets.
+    Paths and vectors of the pool pass by part by part. A file is opened where another has its size. It is decoded where
+    it may be a copy and the cache does not know it, at most `leak_reads` files of the pool for each of `protect` and
+    the targets.
 
     Parameters
     ----------
@@ -75,31 +77,32 @@ def bar_pool(
     """
     settings.validate()
     inputs = inputs or RunConfig("", "")
-    job = Likeness(pool, settings, inputs, encoder)
-    # Everything is opened before work starts, so that what cannot be read is refused at once.
-    layout = layout_of(inputs)
-    excluded = read_all_excluded(settings.exclude if exclude is None else exclude, "filepath", layout)
-    sources = split_sources(settings.protect if protect is None else protect)
-    protected = [open_protected(one, pool, inputs, encoder, job.marks.note) for one in sources]
-    job.bar_paths(excluded, Rule.EXCLUDED, lambda theirs, _: theirs is None)  # a file stands for all its parts
-    if protected:
-        before = int(job.marks.mask.sum())
-        job.bar(
-            joined(protected),
-            Rules(
-                Rule.PROTECTED_PATH, Rule.PROTECTED_BYTES, Rule.PROTECTED_PIXELS, Rule.PROTECTED_NEAR,
-                Rule.PROTECTED_COMPONENT, settings.protect_threshold, True, _PROTECTED_NEIGHBOURS,
-            ),
-        )  # fmt: skip
-        _refuse_all_protected(job, pool, before)
-    if targets is not None and settings.self_match == "exclude":
-        job.bar(
-            of_targets(targets),
-            Rules(
-                Rule.SELF_MATCH, Rule.SELF_MATCH, Rule.SELF_MATCH, Rule.SELF_TWIN, Rule.SELF_TWIN,
-                settings.self_threshold, False, _OWN_NEIGHBOURS,
-            ),
-        )  # fmt: skip
+    with Looks(inputs) as looks:
+        job = Likeness(pool, settings, inputs, encoder, looks)
+        # Everything is opened before work starts, so that what cannot be read is refused at once.
+        layout = layout_of(inputs)
+        excluded = read_all_excluded(settings.exclude if exclude is None else exclude, "filepath", layout)
+        sources = split_sources(settings.protect if protect is None else protect)
+        protected = [open_protected(one, pool, inputs, encoder, job.marks.note) for one in sources]
+        job.bar_paths(excluded, Rule.EXCLUDED, lambda theirs, _: theirs is None)  # a file stands for all its parts
+        if protected:
+            before = int(job.marks.mask.sum())
+            job.bar(
+                joined(protected),
+                Rules(
+                    Rule.PROTECTED_PATH, Rule.PROTECTED_BYTES, Rule.PROTECTED_PIXELS, Rule.PROTECTED_NEAR,
+                    Rule.PROTECTED_COMPONENT, settings.protect_threshold, True, _PROTECTED_NEIGHBOURS,
+                ),
+            )  # fmt: skip
+            _refuse_all_protected(job, pool, before)
+        if targets is not None and settings.self_match == "exclude":
+            job.bar(
+                of_targets(targets),
+                Rules(
+                    Rule.SELF_MATCH, Rule.SELF_MATCH, Rule.SELF_MATCH, Rule.SELF_TWIN, Rule.SELF_TWIN,
+                    settings.self_threshold, False, _OWN_NEIGHBOURS,
+                ),
+            )  # fmt: skip
     if job.marks.mask.all():
         job.marks.note("every row of the pool is barred: nothing can be mined")
     bars = job.marks.bars()

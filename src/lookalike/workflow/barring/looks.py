@@ -1,0 +1,192 @@
+"""What is kept of a picture to tell its copies, and looking at many: a file that did not change is decoded once.
+
+A look is kept in the cache of vectors, as a vector of another kind in a database of its own: the quick check by path,
+size and modification time, the bound in bytes and `lookalike cache` are the same for both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image
+
+from lookalike.config.schemas import RunConfig
+from lookalike.embedding.cache import Cached, Entry, VectorCache
+from lookalike.embedding.loop import cache_folder_of
+from lookalike.embedding.prepare import CacheLookup, Group
+from lookalike.encoders.identity import PICTURES, EncoderIdentity, ModelIdentity, Numerics, Origin
+from lookalike.images.decode import DecodeSettings, decode
+from lookalike.images.outcome import ImageRejected
+from lookalike.progress import progress
+from lookalike.reports.thumbnails import Reading
+from lookalike.tables.boxes import split_box
+from lookalike.workflow.barring.pictures import on_threads, refuse_remote
+
+#: Edge of a fingerprint.
+EDGE = 64
+#: Raised when a look is made in another way, so that old ones are not taken for new ones.
+_VERSION = 1
+#: Bytes of a digest, and of width and height.
+_DIGEST, _SIZE = 32, 8
+#: What is kept of a picture, in words of four bytes.
+_WORDS = (_DIGEST + _SIZE + EDGE * EDGE) // 4
+#: Pictures that are looked up and remembered at a time.
+_WINDOW = 512
+
+Singles = npt.NDArray[np.float32]
+
+
+class Look(NamedTuple):
+    """What tells the copies of a picture.
+
+    Attributes
+    ----------
+    digest:
+        Equal for the same pixels in the same size, whatever the file format.
+    shape:
+        Logarithm of width / height.
+    fingerprint:
+        `EDGE` x `EDGE`, float32, of length 1; zero where the picture has one colour.
+    """
+
+    digest: bytes
+    shape: float
+    fingerprint: Singles
+
+
+def look(image: Image.Image) -> Look:
+    """Look at a decoded picture."""
+    return _unpack(_pack(image))
+
+
+class Looks:
+    """Looks at image files on threads. To be closed.
+
+    Parameters
+    ----------
+    inputs:
+        How files are read, and where the cache is; `cache_dir` off: every file is decoded.
+    """
+
+    def __init__(self, inputs: RunConfig) -> None:
+        self._reading, self._bound = Reading.of(vars(inputs)), inputs.cache_bytes
+        self._folder = cache_folder_of(inputs.embedding("", ""))
+        # As for vectors: below a root, a path says where a file is only after its links are resolved.
+        self._by_path = inputs.verify == "quick" and not inputs.root
+        self._cache: VectorCache | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._cache is not None:
+            self._cache.close()
+
+    def each(self, paths: Sequence[str], task: str) -> Iterator[Look | ImageRejected]:
+        """Yield a look at each file, in their order, or why it cannot be read. A URL is not read.
+
+        Parameters
+        ----------
+        paths:
+            The files.
+        task:
+            What the progress bar says.
+        """
+        if self._cache is None and self._folder is not None and len(paths):
+            self._cache = VectorCache(self._folder, identity_of(self._reading.pixels), self._bound)
+        with progress(task, len(paths), "images") as advance:
+            for first in range(0, len(paths), _WINDOW):
+                for done, found in enumerate(self._window(paths[first : first + _WINDOW]), first + 1):
+                    yield found
+                    advance(done)
+
+    def _window(self, paths: Sequence[str]) -> Iterator[Look | ImageRejected]:
+        """Look at some files, and remember those that are new."""
+        lookup = CacheLookup(self._cache, paths, self._reading.pixels.max_pixels, by_path=self._by_path)
+        lookup.begin(range(len(paths)))
+        entries: list[Entry] = []
+
+        def one(row: int) -> Look:
+            refuse_remote(paths[row], self._reading)
+            group = Group()
+            data = lookup.find_or_read(row, self._reading.files, group)
+            if data is None:
+                return _unpack(group.known[0][1])
+            decoded = decode(data, self._reading.pixels, box=split_box(paths[row])[1])
+            kept = _pack(decoded.image)
+            if row in group.seen:
+                seen = group.seen[row]
+                entries.append(
+                    Entry(paths[row], seen.digest, seen.stamp, Cached(kept, decoded.pixels, decoded.clipped))
+                )
+            return _unpack(kept)
+
+        yield from on_threads(one, range(len(paths)), self._reading)
+        if self._cache is not None:
+            self._cache.store(entries)
+
+
+def identity_of(pixels: DecodeSettings) -> EncoderIdentity:
+    """What tells looks that may be compared: how files become pixels, and these a look. It names their database."""
+    made = json.dumps([_VERSION, EDGE, pixels.exif, pixels.bit_depth, PIL.__version__])
+    return EncoderIdentity(
+        ModelIdentity(
+            family=PICTURES,
+            architecture=f"grey, {EDGE} x {EDGE}",
+            dimension=_WORDS,
+            weights="",
+            preprocessing=hashlib.sha256(made.encode()).hexdigest(),
+            pooling="none",
+            normalisation="none",
+        ),
+        Numerics(precision="uint8", runtime="pillow", decoder="pillow"),
+        Origin("", {"pillow": PIL.__version__}),
+    )
+
+
+def _pack(image: Image.Image) -> Singles:
+    """What is kept: digest, width, height and the picture in grey. Bytes, by the cache's type of a vector."""
+    digest = hashlib.sha256(f"{image.size}".encode() + _pixels(image)).digest()
+    grey = image.convert("L").resize((EDGE, EDGE), Image.Resampling.LANCZOS)
+    return np.frombuffer(digest + np.array(image.size, "<u4").tobytes() + grey.tobytes(), "<f4")
+
+
+def _unpack(kept: Singles) -> Look:
+    """A look from what was kept."""
+    data = kept.tobytes()
+    width, height = np.frombuffer(data, "<u4", count=2, offset=_DIGEST).tolist()
+    grey = np.frombuffer(data, np.uint8, offset=_DIGEST + _SIZE).reshape(EDGE, EDGE)
+    return Look(data[:_DIGEST], float(np.log(width / height)), _fingerprint(grey.astype(np.float32)))
+
+
+def _fingerprint(values: Singles) -> Singles:
+    """A picture in grey less its local mean, of length 1; zero where it has one colour."""
+    padded = np.pad(values, 1, mode="edge")
+    around = sum(padded[down : down + EDGE, right : right + EDGE] for down in range(3) for right in range(3)) / 9
+    fine = values - around
+    fine -= fine.mean()
+    length = float(np.linalg.norm(fine))
+    # Of one colour: what is left is rounding.
+    fine = fine / length if length > 1e-2 else np.zeros_like(fine)
+    return fine.astype(np.float32)
+
+
+def _pixels(image: Image.Image) -> bytes:
+    """The pixels: one byte each where the picture is grey, in whatever mode it is stored, else three."""
+    if image.mode == "L":
+        return image.tobytes()
+    colours = np.asarray(image.convert("RGB"))
+    for step in (16, 1):  # nearly every picture with colour is known by a few of its pixels
+        some = colours[::step, ::step]
+        if not (some[..., :1] == some[..., 1:]).all():
+            return colours.tobytes()
+    return colours[..., 0].tobytes()

@@ -1,0 +1,158 @@
+"""What tells copies is kept in the cache: a file that did not change is decoded once, and nothing else is different."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageOps
+
+from lookalike.config.schemas import BarringConfig, RunConfig
+from lookalike.embedding.cache_database import SUFFIX
+from lookalike.tables.embedding_stream import EmbeddingStream
+from lookalike.workflow.barring import looks
+from lookalike.workflow.barring.bars import RULES
+from lookalike.workflow.barring.pool import bar_pool
+from support.embeddings import write_embeddings
+from support.runs import make_images
+
+#: Rows of the pool that are no copy, the mirrored copy of the protected image, and the same pixels in another format.
+OTHERS, MIRRORED, SAME = 6, 6, 7
+FOUND = {MIRRORED: "protected_near", SAME: "protected_pixels"}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with `pool.parquet` and `protected.png`, all files older than a moment."""
+    monkeypatch.chdir(tmp_path)
+    made = make_images(tmp_path / "made", OTHERS + 1, "x", size=(80, 60))
+    with Image.open(made[-1]) as picture:
+        picture.save("protected.png")
+        ImageOps.mirror(picture).save("made/mirrored.png")
+        picture.save("made/same.bmp")
+    write_pool([*map(str, made[:OTHERS]), "made/mirrored.png", "made/same.bmp"])
+    for path in [*made, *map(tmp_path.joinpath, ("protected.png", "made/mirrored.png", "made/same.bmp"))]:
+        os.utime(path, (1e9, 1e9))
+    return tmp_path
+
+
+def write_pool(paths):
+    rows = np.random.default_rng(0).standard_normal((len(paths), 8)).astype(np.float32)
+    write_embeddings("pool.parquet", rows, filepaths=paths)
+
+
+def bar(protect=("protected.png",), **inputs):
+    """The rule of each row that is barred, and the notes."""
+    bars = bar_pool(
+        EmbeddingStream("pool.parquet", "embedding"),
+        None,
+        BarringConfig(),
+        inputs=RunConfig("", "", cache_dir=inputs.pop("cache_dir", "cache"), **inputs),
+        protect=pa.table({"filepath": list(protect)}),
+    )
+    return {row: str(RULES[bars.rule[row]]) for row in bars.rows.tolist()}, bars.notes
+
+
+def spoil(path):
+    """Other bytes of the same size, under the same times."""
+    before = path.stat()
+    with path.open("r+b") as stream:
+        stream.write(b"\0" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("settings", [{}, {"verify": "content"}, {"root": "."}], ids=["quick", "content", "root"])
+def test_a_second_run_finds_the_same_and_decodes_nothing(place, settings, monkeypatch):
+    first = bar(**settings)
+    assert first[0] == FOUND
+    monkeypatch.setattr(looks, "decode", None)
+    assert bar(**settings) == first
+
+
+def test_without_a_cache_nothing_is_kept(place, monkeypatch):
+    assert bar(cache_dir="off")[0] == FOUND
+    assert not (place / "cache").exists()
+    monkeypatch.setattr(looks, "decode", None)
+    with pytest.raises(TypeError):
+        bar(cache_dir="off")
+
+
+def test_a_file_that_did_not_change_is_not_read_again(place):
+    """Nothing of the spoiled files is seen, by the limit that rsync has; without a cache they cannot be read."""
+    bar()
+    for path in ("made/mirrored.png", "made/same.bmp"):
+        spoil(place / path)
+    assert bar()[0] == FOUND
+    for settings in ({"cache_dir": "off"}, {"verify": "content"}, {"root": str(place)}):
+        found, notes = bar(**settings)
+        assert found == {}
+        assert any("pixels could not be compared of 2 pool images" in note for note in notes), notes
+
+
+def test_a_file_that_changed_is_looked_at_again(place):
+    assert bar()[0] == FOUND
+    Image.open("made/x_000.png").save("made/same.bmp")
+    assert bar()[0] == {MIRRORED: "protected_near"}
+    Image.open("protected.png").save("made/same.bmp")
+    assert bar()[0] == FOUND
+
+
+def test_the_same_content_elsewhere_is_known(place, monkeypatch):
+    """Moved files are read, and not decoded: their bytes name what was seen."""
+    bar()
+    monkeypatch.setattr(looks, "decode", None)
+    Path("made").rename("moved")
+    paths = [f"moved/{path.name}" for path in sorted((place / "moved").glob("x_*.png"))[:OTHERS]]
+    write_pool([*paths, "moved/mirrored.png", "moved/same.bmp"])
+    assert bar()[0] == FOUND
+
+
+def test_todays_bound_of_pixels_holds_for_what_is_known(place):
+    assert bar()[0] == FOUND
+    found, notes = bar(max_pixels=80 * 60 - 1)
+    assert found == {}
+    assert any("pixels could not be compared of 8 pool images" in note for note in notes), notes
+
+
+def test_files_that_become_other_pixels_are_other_pictures(place):
+    """The mirrored copy becomes the same pixels where its orientation is applied."""
+    exif = Image.Exif()
+    exif[0x0112] = 2  # mirrored
+    Image.open("made/mirrored.png").save("made/mirrored.png", exif=exif)
+    os.utime("made/mirrored.png", (1e9, 1e9))
+    for _ in range(2):
+        assert bar()[0] == FOUND
+        assert bar(exif="apply")[0] == {MIRRORED: "protected_pixels", SAME: "protected_pixels"}
+
+
+def test_parts_of_a_file_are_pictures_of_their_own(place):
+    """The left half of a board is the protected part; the right half of another one is its copy."""
+    with Image.open("made/x_000.png") as one, Image.open("made/x_001.png") as two:
+        for name, sides in {"board": (one, two), "other": (two, one)}.items():
+            board = Image.new("RGB", (160, 60))
+            for place_of, side in zip((0, 80), sides, strict=True):
+                board.paste(side, (place_of, 0))
+            board.save(f"{name}.png")
+            os.utime(f"{name}.png", (1e9, 1e9))
+    write_pool(["other.png#xywh=0,0,80,60", "other.png#xywh=80,0,80,60"])
+    for _ in range(2):
+        assert bar(["board.png#xywh=0,0,80,60"])[0] == {1: "protected_pixels"}
+
+
+def test_a_damaged_database_is_begun_anew(place, caplog):
+    assert bar()[0] == FOUND
+    (database,) = (place / "cache").glob(f"*{SUFFIX}")
+    database.write_bytes(b"rubbish" * 1000)
+    assert bar()[0] == FOUND
+    assert "begun anew" in caplog.text or "dropped" in caplog.text
+    spoil(place / "made" / "same.bmp")
+    assert bar()[0] == FOUND
+
+
+def test_the_cache_tells_pictures_from_vectors(place, run_command):
+    bar()
+    shown = run_command("lookalike", "cache", "info", cwd=place, env={"LOOKALIKE_CACHE": str(place / "cache")})
+    assert "9 pictures, last used" in shown.stdout
+    assert "grey, 64 x 64, to tell copies" in shown.stdout
+    assert shown.last_line.startswith("Total:   0 vectors, 9 pictures, ")
