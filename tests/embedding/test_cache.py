@@ -21,6 +21,8 @@ from lookalike.embedding.cache import Entry, FileStamp, VectorCache, cache_key, 
 from lookalike.embedding.cache_database import SUFFIX
 from lookalike.embedding.cache_folder import cache_info, clear, default_cache_dir, folder_bytes, prune
 from lookalike.errors import ConfigError
+from lookalike.images.decode import DecodeSettings
+from lookalike.workflow.barring.looks import identity_of
 from support.caches import LONG_AGO_NS, cached_of, entry_of, found_numbers, identity, numbered, same, write_file
 
 
@@ -746,3 +748,16 @@ def test_the_default_folder(monkeypatch, tmp_path):
         with monkeypatch.context() as inner:
             inner.delenv(variable)
             assert default_cache_dir() == Path.home() / without / "lookalike"
+
+
+@pytest.mark.parametrize("name", "abcdef")
+def test_of_one_day_pictures_go_before_vectors(tmp_path, name):
+    """Whatever the order of their databases' names, which are hashes."""
+    encoder, pictures = identity(name), identity_of(DecodeSettings("ignore", "clip", 1000))
+    size = pictures.model.dimension
+    with VectorCache(tmp_path, encoder) as vectors, VectorCache(tmp_path, pictures) as looks:
+        vectors.store(numbered(range(200)))
+        looks.store(numbered(range(200), size))
+    prune(tmp_path, max_bytes=folder_bytes(tmp_path) // 2)
+    assert len(found_numbers(tmp_path, range(200), encoder=encoder)) == 200
+    assert 0 < len(found_numbers(tmp_path, range(200), size, pictures)) < 200

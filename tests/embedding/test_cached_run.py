@@ -126,3 +126,30 @@ def test_two_runs_at_once_share_a_cache(pool, clip_snapshot, tmp_path):
         for number in range(2)
     ]  # fmt: skip
     assert [run.communicate()[0].strip() for run in runs] == ["10", "10"]
+
+
+def test_a_path_below_a_root_is_not_that_of_the_working_directory(tmp_path, clip_snapshot, monkeypatch):
+    """Both have `0.png`: the vector of the file below the root must not become that of the file that lies here."""
+    monkeypatch.chdir(tmp_path)
+    for folder, colour in ((Path(), (1, 2, 3)), (Path("data"), (250, 100, 3))):
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), colour).save(folder / "0.png")
+        os.utime(folder / "0.png", ns=(OLD, OLD))
+
+    def vector(**settings):
+        result = embed_images(pa.table({"filepath": ["0.png"]}), "out.parquet", "CLIP", str(clip_snapshot), **settings)
+        return pq.read_table(result.path).column("embedding").to_pylist()[0]
+
+    below = vector(cache_dir="cache", root="data")
+    here = vector(cache_dir="cache")
+    assert here == vector(cache_dir="off") != below
+
+
+def test_a_file_beyond_todays_bound_of_bytes_is_set_aside_though_it_is_known(embed, pool):
+    Image.new("RGB", (400, 400), (1, 2, 3)).save(pool / "large.bmp")
+    os.utime(pool / "large.bmp", ns=(OLD, OLD))
+    embed()
+    assert embed()[0] == 11
+    cached, vectors = embed(max_bytes=400 * 400)
+    assert cached == 10
+    assert "large.bmp" not in vectors

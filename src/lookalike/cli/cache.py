@@ -42,12 +42,13 @@ def info(folder: _Dir = None) -> None:
         print(f"{part.key[:12]}  {_shown(part.bytes):>10}  ", end="")
         if part.identity is None:
             print("cannot be read; the next run with that encoder begins it anew")
+            rows["vectors"] += part.rows
             continue
         model, numerics = part.identity.model, part.identity.numerics
         what = "pictures" if model.family == PICTURES else "vectors"
         rows[what] += part.rows
         made = (
-            f"{model.architecture}, to tell copies"
+            f"to tell copies, {model.architecture}"
             if what == "pictures"
             else f"{model.family} {model.architecture}, {model.dimension} dimensions, {numerics.precision}, "
             f"{numerics.runtime}, {numerics.decoder}"

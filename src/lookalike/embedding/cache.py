@@ -1,5 +1,7 @@
 """The cache of vectors: an image embedded once with an encoder is not embedded again.
 
+`workflow.barring.looks` keeps pictures in the same way, as the vectors of an encoder of the family `PICTURES`.
+
 A vector is found by the content of its image file, and by path, size and modification time as a quick check that
 reads no image. The quick check has the limit that rsync's has: content that changed while size and modification
 time did not is not noticed.
@@ -255,13 +257,15 @@ class VectorCache:
         """Whether the cache is in use; when it is not, every look-up misses and nothing is kept."""
         return self._database is not None
 
-    def by_path(self, filepaths: Sequence[str]) -> dict[int, Cached]:
+    def by_path(self, filepaths: Sequence[str], max_bytes: int | None = None) -> dict[int, Cached]:
         """Find local files by path, size and modification time, without reading them.
 
         Parameters
         ----------
         filepaths:
             A window of the pool: all that is found is in memory at once. URLs are never found.
+        max_bytes:
+            Larger files are not found; None: no bound.
 
         Returns
         -------
@@ -279,6 +283,8 @@ class VectorCache:
             query = f"{_BY_PATH} ({','.join('?' * len(chunk))})"
             for path, size, mtime_ns, digest, *stored in self._select(query, chunk):
                 rows = rows_of.get(path)
+                if max_bytes is not None and size > max_bytes:
+                    continue
                 if rows and FileStamp.of(filepaths[rows[0]]) == (size, mtime_ns):
                     cached = self._cached(digest, stored)
                     found.update(dict.fromkeys(rows, cached) if cached else {})
@@ -372,7 +378,9 @@ class VectorCache:
         if isinstance(error, sqlite3.DatabaseError) and not hasattr(error, "sqlite_errorcode"):
             raise error  # Python's own, not SQLite's: a bug
         if is_busy(error) or isinstance(error, TimeoutError):
-            log.warning("the cache %s is busy with another process: some vectors are not kept", self._folder)
+            log.warning(
+                "the cache %s is busy with another process: some of what was computed is not kept", self._folder
+            )
             return True
         with self._writing, self._reading:
             if self._database is not met:  # another thread was here first
@@ -398,7 +406,7 @@ class VectorCache:
         self._touched = set()
 
     def _say_off(self, error: Exception) -> None:
-        log.warning("the cache is off, and every image is embedded: %s: %s", self._folder, error)
+        log.warning("the cache is off, nothing is taken from it or kept: %s: %s", self._folder, error)
 
 
 def _path_key(filepath: str) -> bytes:

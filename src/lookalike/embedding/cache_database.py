@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 #: Ends the name of a database. Long enough that `clear` cannot take somebody else's file for one.
 SUFFIX = ".vectors.sqlite"
-#: Raised when the tables change; a database of another layout is dropped like a damaged one.
-_LAYOUT = 1
+#: Raised when the tables or their meaning change; a database of another layout is dropped like a damaged one. In
+#: layout 1, the stamp of a relative path below a `root` could be that of another file.
+_LAYOUT = 2
 #: Use times stand apart from the vectors, so that a day's first use rewrites a few bytes and no vector.
 _TABLES = (
     "CREATE TABLE encoder (identity BLOB NOT NULL)",

@@ -24,7 +24,7 @@ from lookalike.embedding.cache_database import (
     transaction,
     unlink,
 )
-from lookalike.encoders.identity import EncoderIdentity
+from lookalike.encoders.identity import PICTURES, EncoderIdentity
 from lookalike.errors import ConfigError, TableError
 
 #: Ends the name of a file in which `remembered` keeps what a model is.
@@ -42,7 +42,7 @@ class CacheInfo:
     identity:
         The encoder, or None where the database cannot be read.
     rows, bytes:
-        Vectors, and the size of the files on disk.
+        Vectors (or pictures), and the size of the files on disk.
     last_used:
         The day of the last use, or None where nothing is in it.
     """
@@ -74,14 +74,13 @@ def cache_info(folder: Path) -> list[CacheInfo]:
             rows = scalar(connection, "SELECT count(*) FROM uses")
             day = scalar(connection, "SELECT max(day) FROM uses")
             last_used = datetime.date(1970, 1, 1) + datetime.timedelta(days=day) if rows else None
-            text = connection.execute("SELECT CAST(identity AS BLOB) FROM encoder").fetchall()[0][0]
-            identity = EncoderIdentity.from_json(text.decode(errors="replace"), where=str(path))
+            identity = _identity(connection, path)
         found.append(CacheInfo(path.name.removesuffix(SUFFIX), identity, rows, _file_bytes(path), last_used))
     return sorted(found, key=lambda info: (-info.bytes, info.key))
 
 
 def prune(folder: Path, *, max_bytes: int | None = None, older_than_days: int | None = None) -> int:
-    """Remove the least recently used vectors, of all encoders together; runs may be using the folder.
+    """Remove the least recently used entries, of all encoders together; runs may be using the folder.
 
     Parameters
     ----------
@@ -95,7 +94,7 @@ def prune(folder: Path, *, max_bytes: int | None = None, older_than_days: int | 
     Returns
     -------
     removed:
-        How many vectors went.
+        How many vectors and pictures went.
 
     Raises
     ------
@@ -126,12 +125,13 @@ def clear(folder: Path) -> int:
 def evict(folder: Path, max_bytes: int | None = None, older_than_days: int | None = None, *, keep: float = 1.0) -> int:
     """Remove what is too old; then, where more than `max_bytes` are left, the least recently used.
 
-    Of these until `keep` times `max_bytes` are left. The folder is locked. Returns how many vectors went.
+    Of these until `keep` times `max_bytes` are left. The folder is locked. Returns how many entries went.
     """
     removed = 0
     with contextlib.ExitStack() as stack:
         connections = []
-        for path in _databases(folder):
+        # Of what was used on one day, pictures go first: they take a thousandth of the time of a vector.
+        for path in sorted(_databases(folder), key=lambda path: not _has_pictures(path)):
             try:
                 connection = stack.enter_context(contextlib.closing(connect(path)))
                 day = 0 if older_than_days is None else today() - older_than_days
@@ -207,6 +207,27 @@ def _changing(folder: Path) -> Iterator[bool]:
             where=str(folder),
             hint="check that the folder is writable and that no run is using it",
         ) from error
+
+
+def _has_pictures(path: Path) -> bool:
+    """Whether a database keeps pictures, and no vectors; False for one that cannot be read."""
+    with contextlib.suppress(sqlite3.Error, TableError), contextlib.closing(connect(path)) as connection:
+        return _identity(connection, path).model.family == PICTURES
+    return False
+
+
+def _identity(connection: sqlite3.Connection, path: Path) -> EncoderIdentity:
+    """The encoder of a database.
+
+    Raises
+    ------
+    TableError, sqlite3.Error
+        When it cannot be read.
+    """
+    rows = connection.execute("SELECT CAST(identity AS BLOB) FROM encoder").fetchall()
+    if not rows:
+        raise TableError("has no identity", where=str(path))
+    return EncoderIdentity.from_json(rows[0][0].decode(errors="replace"), where=str(path))
 
 
 def _databases(folder: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,8 @@ from lookalike.images.decode import DecodeSettings
 from lookalike.images.locate import ReadSettings, is_remote
 from lookalike.images.outcome import QuarantinedImage, Reason
 from lookalike.tables.vectors import lost_in
+
+log = logging.getLogger(__name__)
 
 #: Threads where files come over a network: they wait most of the time.
 _REMOTE_THREADS = 16
@@ -237,7 +241,7 @@ def _preparer(work: Work, encoder: Encoder, cache: VectorCache | None) -> Prepar
     settings = work.settings
     reading = _reading(settings)
     by_path = settings.verify == "quick" and not settings.root
-    lookup = CacheLookup(cache, work.filepaths, settings.max_pixels, by_path=by_path)
+    lookup = CacheLookup(cache, work.filepaths, settings.max_pixels, by_path=by_path, max_bytes=settings.max_bytes)
     threads = max(1, usable_cores() // work.devices)
     remote = any(is_remote(path, settings.root) for path in work.filepaths[:1])
     if remote:
@@ -252,10 +256,21 @@ def _preparer(work: Work, encoder: Encoder, cache: VectorCache | None) -> Prepar
 
 
 def cache_folder_of(settings: ImageEmbeddingsConfig) -> Path | None:
-    """The cache folder that the settings name, or None where the cache is switched off."""
+    """The cache folder that the settings name, or None where the cache is switched off or the user has no home."""
     if settings.cache_dir.strip().lower() == "off":
         return None
-    return Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
+    if settings.cache_dir:
+        return Path(settings.cache_dir)
+    try:
+        return default_cache_dir()
+    except RuntimeError:  # Path.home(): a user of a container that has no entry for it
+        _say_homeless()
+        return None
+
+
+@functools.cache
+def _say_homeless() -> None:
+    log.warning("there is no cache, for this user has no home folder; cache_dir=... or LOOKALIKE_CACHE names one")
 
 
 def _open_cache(

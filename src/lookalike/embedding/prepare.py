@@ -125,23 +125,32 @@ class CacheLookup:
         The encoder's vectors, or None.
     filepaths:
         All paths of the input.
-    max_pixels:
-        Today's bound; images beyond it are not taken from the cache.
+    max_pixels, max_bytes:
+        Today's bounds; images beyond them are not taken from the cache. None: no bound.
     by_path:
         Whether path, size and modification time are enough, or the content must be read.
     """
 
-    def __init__(self, cache: VectorCache | None, filepaths: Sequence[str], max_pixels: int, *, by_path: bool) -> None:
+    def __init__(
+        self,
+        cache: VectorCache | None,
+        filepaths: Sequence[str],
+        max_pixels: int,
+        *,
+        by_path: bool,
+        max_bytes: int | None = None,
+    ) -> None:
         self._cache = cache
         self._filepaths = filepaths
         self._max_pixels = max_pixels
+        self._max_bytes = max_bytes
         self._by_path = by_path
         self._found: dict[int, Cached] = {}
 
     def begin(self, span: Sequence[int]) -> None:
         """Look a span's paths up, all at once."""
         if self._cache is not None and self._by_path:
-            found = self._cache.by_path([self._filepaths[row] for row in span])
+            found = self._cache.by_path([self._filepaths[row] for row in span], self._max_bytes)
             self._found.update((span[position], cached) for position, cached in found.items())
 
     def find_or_read(self, row: int, reading: ReadSettings, group: Group) -> bytes | None:
@@ -159,7 +168,8 @@ class CacheLookup:
         path = self._filepaths[row]
         if self._cache is None:
             return read_bytes(path, reading)
-        stamp = FileStamp.of(path)
+        # Below a root, or a start, the path names another file than the one that the working directory has.
+        stamp = None if reading.root or reading.start else FileStamp.of(path)
         data = read_bytes(path, reading)
         digest = content_digest(data, split_box(path)[1])
         known = self._bounded(self._cache.by_content(digest))

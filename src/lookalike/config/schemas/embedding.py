@@ -109,9 +109,11 @@ class ImageEmbeddingsConfig:
     time_limit: float = setting(60.0, "seconds for reading and decoding one file; one that takes longer is set aside")
 
     cache_dir: str = setting(
-        "", "where vectors are kept, so that no image is embedded twice; empty: the user's cache folder; off: nowhere"
+        "",
+        "where vectors are kept, so that no image is embedded twice, and what tells copies of an image; empty: the "
+        "user's cache folder; off: nowhere",
     )
-    cache_bytes: int = setting(10 << 30, "bytes that the cache may hold; the least recently used vectors go first")
+    cache_bytes: int = setting(10 << 30, "bytes that the cache may hold; what was not used for longest goes first")
     verify: str = setting(
         "quick", "quick: path, size and time tell that a file is the one in the cache; content: its bytes do"
     )

@@ -34,10 +34,10 @@ EDGE = 64
 #: Raised when a look is made in another way, so that old ones are not taken for new ones.
 _VERSION = 1
 #: Bytes of a digest, and of width and height.
-_DIGEST, _SIZE = 32, 8
+_DIGEST, _SIDES = 32, 8
 #: What is kept of a picture, in words of four bytes.
-_WORDS = (_DIGEST + _SIZE + EDGE * EDGE) // 4
-#: Pictures that are looked up and remembered at a time.
+_WORDS = (_DIGEST + _SIDES + EDGE * EDGE) // 4
+#: Pictures that are looked up at a time, and remembered.
 _WINDOW = 512
 
 Singles = npt.NDArray[np.float32]
@@ -76,11 +76,11 @@ class Looks:
     """
 
     def __init__(self, inputs: RunConfig) -> None:
-        self._reading, self._bound = Reading.of(vars(inputs)), inputs.cache_bytes
-        self._folder = cache_folder_of(inputs.embedding("", ""))
+        self._inputs, self._reading = inputs, Reading.of(vars(inputs))
         # As for vectors: below a root, a path says where a file is only after its links are resolved.
         self._by_path = inputs.verify == "quick" and not inputs.root
         self._cache: VectorCache | None = None
+        self._new: list[Entry] = []
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +88,9 @@ class Looks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Keep what was seen, however this ends."""
         if self._cache is not None:
+            self._store(self._cache)
             self._cache.close()
 
     def each(self, paths: Sequence[str], task: str) -> Iterator[Look | ImageRejected]:
@@ -100,39 +102,66 @@ class Looks:
             The files.
         task:
             What the progress bar says.
-        """
-        if self._cache is None and self._folder is not None and len(paths):
-            self._cache = VectorCache(self._folder, identity_of(self._reading.pixels), self._bound)
-        with progress(task, len(paths), "images") as advance:
-            for first in range(0, len(paths), _WINDOW):
-                for done, found in enumerate(self._window(paths[first : first + _WINDOW]), first + 1):
-                    yield found
-                    advance(done)
 
-    def _window(self, paths: Sequence[str]) -> Iterator[Look | ImageRejected]:
-        """Look at some files, and remember those that are new."""
-        lookup = CacheLookup(self._cache, paths, self._reading.pixels.max_pixels, by_path=self._by_path)
-        lookup.begin(range(len(paths)))
-        entries: list[Entry] = []
+        Raises
+        ------
+        ImagesFailed
+            When so many files hang that the disk or the network seems to be dead.
+        """
+        cache = self._open() if len(paths) else None
+        lookup = CacheLookup(
+            cache,
+            paths,
+            self._reading.pixels.max_pixels,
+            by_path=self._by_path,
+            max_bytes=self._reading.files.max_bytes,
+        )
+
+        def rows() -> Iterator[int]:
+            """All rows, each once it was looked up by its path, a window of them at a time."""
+            for first in range(0, len(paths), _WINDOW):
+                window = range(first, min(first + _WINDOW, len(paths)))
+                lookup.begin(window)
+                yield from window
 
         def one(row: int) -> Look:
             refuse_remote(paths[row], self._reading)
-            group = Group()
-            data = lookup.find_or_read(row, self._reading.files, group)
-            if data is None:
-                return _unpack(group.known[0][1])
-            decoded = decode(data, self._reading.pixels, box=split_box(paths[row])[1])
-            kept = _pack(decoded.image)
-            if row in group.seen:
-                seen = group.seen[row]
-                entries.append(
-                    Entry(paths[row], seen.digest, seen.stamp, Cached(kept, decoded.pixels, decoded.clipped))
-                )
-            return _unpack(kept)
+            return self._look(row, paths[row], lookup)
 
-        yield from on_threads(one, range(len(paths)), self._reading)
-        if self._cache is not None:
-            self._cache.store(entries)
+        with progress(task, len(paths), "images") as advance:
+            for row, found in enumerate(on_threads(one, rows(), self._reading)):
+                yield found
+                lookup.forget((row,))
+                if cache is not None and len(self._new) >= _WINDOW:
+                    self._store(cache)
+                advance(row + 1)
+
+    def _look(self, row: int, path: str, lookup: CacheLookup) -> Look:
+        """Look at one file, and note what is new of it for the cache; on a thread."""
+        group = Group()
+        data = lookup.find_or_read(row, self._reading.files, group)
+        if data is None:
+            kept = group.known[0][1]
+        else:
+            decoded = decode(data, self._reading.pixels, box=split_box(path)[1])
+            kept = _pack(decoded.image)
+            group.note(row, decoded.pixels, decoded.clipped)
+        if row in group.seen:  # a file that was read; where its content was known, its path is new
+            digest, stamp, pixels, clipped = group.seen[row]
+            self._new.append(Entry(path, digest, stamp, Cached(kept, pixels, clipped)))
+        return _unpack(kept)
+
+    def _open(self) -> VectorCache | None:
+        """The cache, opened once it is needed; None where there is none."""
+        if self._cache is None:
+            folder = cache_folder_of(self._inputs.embedding("", ""))
+            if folder is not None:
+                self._cache = VectorCache(folder, identity_of(self._reading.pixels), self._inputs.cache_bytes)
+        return self._cache
+
+    def _store(self, cache: VectorCache) -> None:
+        entries, self._new = self._new, []
+        cache.store(entries)
 
 
 def identity_of(pixels: DecodeSettings) -> EncoderIdentity:
@@ -141,7 +170,7 @@ def identity_of(pixels: DecodeSettings) -> EncoderIdentity:
     return EncoderIdentity(
         ModelIdentity(
             family=PICTURES,
-            architecture=f"grey, {EDGE} x {EDGE}",
+            architecture=f"{EDGE} x {EDGE}, exif={pixels.exif}, bit_depth={pixels.bit_depth}, Pillow {PIL.__version__}",
             dimension=_WORDS,
             weights="",
             preprocessing=hashlib.sha256(made.encode()).hexdigest(),
@@ -164,7 +193,7 @@ def _unpack(kept: Singles) -> Look:
     """A look from what was kept."""
     data = kept.tobytes()
     width, height = np.frombuffer(data, "<u4", count=2, offset=_DIGEST).tolist()
-    grey = np.frombuffer(data, np.uint8, offset=_DIGEST + _SIZE).reshape(EDGE, EDGE)
+    grey = np.frombuffer(data, np.uint8, offset=_DIGEST + _SIDES).reshape(EDGE, EDGE)
     return Look(data[:_DIGEST], float(np.log(width / height)), _fingerprint(grey.astype(np.float32)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from PIL import Image
@@ -42,7 +42,7 @@ def each_picture(
     return on_threads(one, paths, reading)
 
 
-def on_threads(one: Callable[[Item], Made], items: Sequence[Item], reading: Reading) -> Iterator[Made | ImageRejected]:
+def on_threads(one: Callable[[Item], Made], items: Iterable[Item], reading: Reading) -> Iterator[Made | ImageRejected]:
     """Call `one` with items on as many threads as there are cores; yield in their order what it returns, or why not.
 
     Parameters
@@ -50,9 +50,14 @@ def on_threads(one: Callable[[Item], Made], items: Sequence[Item], reading: Read
     one:
         Reads a file; it may raise `ImageRejected` and `MissingDependency`.
     items:
-        Its arguments.
+        Its arguments, consumed lazily.
     reading:
         Has the time for one of them.
+
+    Raises
+    ------
+    ImagesFailed
+        When more calls hang than `read_ahead` allows.
     """
 
     def guarded(item: Item) -> Made | ImageRejected:
