@@ -1,4 +1,4 @@
-"""From the command to the gallery: `lookalike mine` on the demo's solar cells with every vector in the cache.
+"""From the command to the gallery: `lookalike mine` on the demo's solar cells with a warm cache.
 
 Each run is the installed command in a process of its own, as a user starts it, with a cache of its own. Two ways take
 turns, so that what else the machine does meets both: the model is remembered (the usual case), and it is not, so that

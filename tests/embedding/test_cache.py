@@ -750,6 +750,34 @@ def test_the_default_folder(monkeypatch, tmp_path):
             assert default_cache_dir() == Path.home() / without / "lookalike"
 
 
+def test_stamps_that_could_be_wrong_are_forgotten_and_vectors_stay(tmp_path, pool):
+    """Layout 1 took stamps of relative paths below a root from the working directory."""
+    with VectorCache(tmp_path / "cache", identity()) as cache:
+        cache.store(map(entry_of, pool))
+    (path,) = (tmp_path / "cache").glob(f"*{SUFFIX}")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    with VectorCache(tmp_path / "cache", identity()) as cache:
+        assert cache.by_path(pool) == {}
+        entries = [entry_of(one) for one in pool]
+        assert all(cache.by_content(entry.digest) is not None for entry in entries)
+        cache.store(entries)
+        assert len(cache.by_path(pool)) == len(pool)
+
+
+def test_an_identity_that_damage_made_null_stops_nothing(tmp_path):
+    for name in "ab":
+        with VectorCache(tmp_path, identity(name)) as cache:
+            cache.store(numbered(range(200)))
+    path = sorted(tmp_path.glob(f"*{SUFFIX}"))[0]
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "DROP TABLE encoder; CREATE TABLE encoder (identity BLOB); INSERT INTO encoder VALUES (NULL)"
+        )
+    assert sorted(info.identity is None for info in cache_info(tmp_path)) == [False, True]
+    assert prune(tmp_path, max_bytes=folder_bytes(tmp_path) // 2) > 0
+
+
 @pytest.mark.parametrize("name", "abcdef")
 def test_of_one_day_pictures_go_before_vectors(tmp_path, name):
     """Whatever the order of their databases' names, which are hashes."""

@@ -16,7 +16,7 @@ from lookalike.config.schemas import BarringConfig, RunConfig
 from lookalike.embedding.cache_database import SUFFIX
 from lookalike.embedding.cache_folder import cache_info
 from lookalike.embedding.loop import _say_homeless
-from lookalike.errors import ImagesFailed
+from lookalike.errors import ConfigError, ImagesFailed
 from lookalike.tables.embedding_stream import EmbeddingStream
 from lookalike.workflow.barring import looks
 from lookalike.workflow.barring.bars import RULES
@@ -217,6 +217,9 @@ def test_a_user_without_a_home_has_no_cache(place, monkeypatch, caplog):
     for _ in range(2):
         assert bar(cache_dir="")[0] == FOUND
     assert caplog.text.count("this user has no home folder") == 1
+    with pytest.raises(ConfigError, match="LOOKALIKE_CACHE=~nosuchuser/cache names no folder"):
+        monkeypatch.setenv("LOOKALIKE_CACHE", "~nosuchuser/cache")
+        bar(cache_dir="")
 
 
 def test_a_url_is_not_read_to_be_compared(place):

@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 
 #: Ends the name of a database. Long enough that `clear` cannot take somebody else's file for one.
 SUFFIX = ".vectors.sqlite"
-#: Raised when the tables or their meaning change; a database of another layout is dropped like a damaged one. In
-#: layout 1, the stamp of a relative path below a `root` could be that of another file.
+#: Raised when the tables or their meaning change; a database of another layout is dropped like a damaged one.
 _LAYOUT = 2
+#: In this one, a relative path below a `root` could have the stamp of another file. Its vectors are right.
+_WRONG_STAMPS = 1
 #: Use times stand apart from the vectors, so that a day's first use rewrites a few bytes and no vector.
 _TABLES = (
     "CREATE TABLE encoder (identity BLOB NOT NULL)",
@@ -103,6 +104,11 @@ def _open(path: Path, identity: EncoderIdentity) -> Database:
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(connect(path, "rwc")))
         layout = scalar(writer, "PRAGMA user_version")
+        if layout == _WRONG_STAMPS:
+            with transaction(writer):
+                writer.execute("DELETE FROM files")
+                writer.execute(f"PRAGMA user_version = {_LAYOUT}")
+            layout = _LAYOUT
         if layout not in (0, _LAYOUT):
             raise OtherLayout(f"another version of lookalike made it: layout {layout}, not {_LAYOUT}")
         if layout == 0:

@@ -54,11 +54,34 @@ class CacheInfo:
     last_used: datetime.date | None
 
 
+class NoHomeError(ConfigError):
+    """The user has no home folder that a cache could be in, as in some containers."""
+
+
 def default_cache_dir() -> Path:
-    """Return the folder `LOOKALIKE_CACHE`, else `lookalike` in the user's cache folder of the platform."""
+    """Return the folder `LOOKALIKE_CACHE`, else `lookalike` in the user's cache folder of the platform.
+
+    Raises
+    ------
+    ConfigError
+        When `LOOKALIKE_CACHE` names the home folder of a user that is not there.
+    NoHomeError
+        When it is not set and this user has no home folder.
+    """
     chosen = os.environ.get("LOOKALIKE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
+    try:
+        return Path(chosen).expanduser() if chosen else _of_platform()
+    except RuntimeError as error:  # what pathlib raises
+        if chosen:
+            raise ConfigError(
+                f"LOOKALIKE_CACHE={chosen} names no folder: {error}", hint="give the folder without ~"
+            ) from error
+        raise NoHomeError(
+            "this user has no home folder for the cache", hint="name a folder: LOOKALIKE_CACHE=/path/to/cache"
+        ) from error
+
+
+def _of_platform() -> Path:
     base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
     of_platform = {"win32": "AppData/Local", "darwin": "Library/Caches"}
     return (Path(base) if base else Path.home() / of_platform.get(sys.platform, ".cache")) / "lookalike"
@@ -130,7 +153,7 @@ def evict(folder: Path, max_bytes: int | None = None, older_than_days: int | Non
     removed = 0
     with contextlib.ExitStack() as stack:
         connections = []
-        # Of what was used on one day, pictures go first: they take a thousandth of the time of a vector.
+        # Of what was used on one day, pictures go first: on a CPU, a vector costs far more than a picture.
         for path in sorted(_databases(folder), key=lambda path: not _has_pictures(path)):
             try:
                 connection = stack.enter_context(contextlib.closing(connect(path)))
@@ -225,7 +248,7 @@ def _identity(connection: sqlite3.Connection, path: Path) -> EncoderIdentity:
         When it cannot be read.
     """
     rows = connection.execute("SELECT CAST(identity AS BLOB) FROM encoder").fetchall()
-    if not rows:
+    if not rows or not isinstance(rows[0][0], bytes):  # None, where damage made it so
         raise TableError("has no identity", where=str(path))
     return EncoderIdentity.from_json(rows[0][0].decode(errors="replace"), where=str(path))
 

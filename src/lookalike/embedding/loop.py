@@ -14,7 +14,7 @@ from pathlib import Path
 from lookalike.config.schemas import ImageEmbeddingsConfig
 from lookalike.cores import usable_cores
 from lookalike.embedding.cache import VectorCache
-from lookalike.embedding.cache_folder import default_cache_dir
+from lookalike.embedding.cache_folder import NoHomeError, default_cache_dir
 from lookalike.embedding.card import DECODER, CardPreparer, can_prepare_on_card
 from lookalike.embedding.engine import Job, Shard, Stages, embed
 from lookalike.embedding.prepare import CacheLookup, PillowPreparer, Preparer
@@ -263,7 +263,7 @@ def cache_folder_of(settings: ImageEmbeddingsConfig) -> Path | None:
         return Path(settings.cache_dir)
     try:
         return default_cache_dir()
-    except RuntimeError:  # Path.home(): a user of a container that has no entry for it
+    except NoHomeError:
         _say_homeless()
         return None
 

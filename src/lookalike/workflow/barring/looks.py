@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -80,7 +81,7 @@ class Looks:
         # As for vectors: below a root, a path says where a file is only after its links are resolved.
         self._by_path = inputs.verify == "quick" and not inputs.root
         self._cache: VectorCache | None = None
-        self._new: list[Entry] = []
+        self._new: deque[Entry] = deque()  # filled by threads
 
     def __enter__(self) -> Self:
         return self
@@ -160,8 +161,7 @@ class Looks:
         return self._cache
 
     def _store(self, cache: VectorCache) -> None:
-        entries, self._new = self._new, []
-        cache.store(entries)
+        cache.store([self._new.popleft() for _ in range(len(self._new))])
 
 
 def identity_of(pixels: DecodeSettings) -> EncoderIdentity:
