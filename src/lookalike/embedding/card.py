@@ -238,6 +238,7 @@ class CardPreparer:
             return self._decoded(files)
         except (NvJpegError, torch.OutOfMemoryError) as error:
             if isinstance(error, torch.OutOfMemoryError):
+                self._encoder.memory_ran_out()
                 torch.cuda.empty_cache()
         if len(files) == 1:
             others.append((files[0].row, files[0].data))
@@ -249,8 +250,6 @@ class CardPreparer:
         """All planes in one call of the decoder, into one buffer; then the files of one layout together."""
         import torch
 
-        from lookalike.embedding.kernels import planes_to_rgb, preprocess
-
         files = sorted(files, key=lambda file: file.layout)
         buffer = torch.empty(sum(file.layout.bytes for file in files), dtype=torch.uint8, device=self._encoder.device)
         classes = [(layout, list(same)) for layout, same in groupby(files, key=lambda file: file.layout)]
@@ -261,6 +260,20 @@ class CardPreparer:
             address += len(same) * layout.bytes
         decoder = self._decoders.pop() if self._decoders else Decoder()
         decoder.decode([file.data for file in files], planes, self._stream.cuda_stream)
+        # Not reached by a decoder that failed: nothing is known of it. One that did its work is kept also where memory
+        # runs out after it, because making another takes a good part of a second.
+        try:
+            return self._preprocessed(classes, buffer)
+        finally:
+            self._stream.synchronize()  # the next one who decodes overwrites the decoder's own memory
+            self._decoders.append(decoder)
+
+    def _preprocessed(self, classes: list[tuple[Layout, list[_File]]], buffer: torch.Tensor) -> list[_Part]:
+        """From the planes of each layout's files, one after another in a buffer, to what the model sees."""
+        import torch
+
+        from lookalike.embedding.kernels import planes_to_rgb, preprocess
+
         parts, first = [], 0
         for layout, same in classes:
             count, size = len(same), layout.height * layout.width
@@ -273,8 +286,6 @@ class CardPreparer:
                 images = planes_to_rgb(images[:, 0], blue, red, layout)
             pixels = preprocess(images, self._encoder.preprocessing, self._encoder.dtype)
             parts.append(([file.row for file in same], pixels))
-        self._stream.synchronize()  # the next one who decodes overwrites the decoder's own memory
-        self._decoders.append(decoder)  # not reached by one that failed: nothing is known of it
         return parts
 
     def _by_pillow(self, files: list[tuple[int, bytes]], group: Group) -> list[_Part]:

@@ -158,6 +158,13 @@ class TorchEncoder:
 
         return wait
 
+    def memory_ran_out(self) -> None:
+        """Take no more memory than the model needs from now on; called where something else on its device has none."""
+        from lookalike.encoders.graph import GraphedForward
+
+        if isinstance(self.forward, GraphedForward):
+            self.forward.stop_recording()
+
     def _forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Run the model slice by slice; where memory runs out, in smaller slices from then on."""
         import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -32,20 +33,32 @@ class GraphedForward:
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self._forward = forward
         self._seen: Counter[torch.Size] = Counter()
+        self._records = True
         self._graph: torch.cuda.CUDAGraph | None = None
         self._input = self._output = torch.empty(0)
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Vectors of a batch; the same on either way."""
-        if self._graph is None:
+        if self._graph is None and self._records:
             self._seen[batch.shape] += 1
             if self._seen[batch.shape] == _RECORDED:
                 self._record(batch)
         if self._graph is None or batch.shape != self._input.shape:
-            return self._forward(batch)
+            try:
+                return self._forward(batch)
+            except torch.OutOfMemoryError:
+                self.stop_recording()
+                raise
         self._input.copy_(batch)
         self._graph.replay()
         return self._output.clone()  # the next replay writes over it
+
+    def stop_recording(self) -> None:
+        """Record nothing from now on: to be called when memory runs out. A graph takes memory of its own.
+
+        Where memory runs out while one thread records and another allocates, torch 2.11 ends the process.
+        """
+        self._records = False
 
     def _record(self, batch: torch.Tensor) -> None:
         """Record the forward pass, and keep the record if it gives the plain pass's vectors for another batch, too."""
@@ -64,8 +77,11 @@ class GraphedForward:
                 graph.replay()
                 plain = self._forward(given).float()
         except (RuntimeError, torch.OutOfMemoryError) as error:
+            self.stop_recording()
             torch.cuda.set_stream(stream)  # a recording that fails leaves its own behind
             _leave_recording(batch.device)
+            if isinstance(error, torch.OutOfMemoryError):  # such a graph may end the process when it is destroyed
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(graph))
             log.debug("the forward pass cannot be recorded: %s", error)
             return
         if (vectors.float() - plain).abs().max() > _TOLERANCE * plain.abs().max():
