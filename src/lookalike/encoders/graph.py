@@ -80,7 +80,9 @@ class GraphedForward:
             self.stop_recording()
             torch.cuda.set_stream(stream)  # a recording that fails leaves its own behind
             _leave_recording(batch.device)
-            if isinstance(error, torch.OutOfMemoryError):  # such a graph may end the process when it is destroyed
+            # Ending a recording that ran out of memory may raise another error in its turn.
+            if any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__context__)):
+                # Such a graph may end the process when it is destroyed: it never is.
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(graph))
             log.debug("the forward pass cannot be recorded: %s", error)
             return
