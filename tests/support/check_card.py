@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lookalike.embedding import card
+from lookalike.embedding import card, kernels
 from lookalike.embedding import prepare as prepare_module
 from lookalike.embedding.nvjpeg import NvJpegError
 from lookalike.embedding.prepare import CacheLookup, PillowPreparer
@@ -23,7 +23,9 @@ from lookalike.images.preprocess import Preprocessing
 
 RANDOM = np.random.default_rng(0)
 DECODING = DecodeSettings("ignore", "clip", 10**6)
+SCARCE = []
 ENCODER = SimpleNamespace(
+    memory_ran_out=lambda: SCARCE.append(True),
     device=torch.device("cpu"),
     dtype=torch.float32,
     preprocessing=Preprocessing("squash", (8, 8), 3, None, "floor", 1 / 255, (0.5,) * 3, (0.5,) * 3),
@@ -36,6 +38,10 @@ class Engines:
 
     room = 100
     calls = 0
+    made = 0
+
+    def __init__(self):
+        Engines.made += 1
 
     def decode(self, files, images, stream):
         Engines.calls += 1
@@ -90,6 +96,26 @@ def check_group(files, room, reading_threads=1):
     assert Engines.calls > 1  # the damaged file was looked for in halves
 
 
+def check_little_memory(files):
+    """Memory runs out while the planes of more than two files become pixels: their decoder did its work and stays."""
+    real = kernels.preprocess
+
+    def preprocess(images, *settings):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError
+        return real(images, *settings)
+
+    kernels.preprocess = preprocess
+    good = [files[row] for row in (0, 1, 3, 7, 9)]
+    Engines.room, Engines.made, Engines.calls = 100, 0, 0
+    SCARCE.clear()
+    assert preparer(good)(range(5)).rows == list(range(5))
+    assert Engines.calls > 1
+    assert Engines.made == 1
+    assert SCARCE, "the encoder is told"
+    kernels.preprocess = real
+
+
 def check_slow_network(files):
     """Files in a network are asked for side by side: each waits here until another one is asked for, too."""
     two = threading.Barrier(2)
@@ -133,6 +159,7 @@ if __name__ == "__main__":
     files = make_files(Path(sys.argv[1]))
     check_group(files, room=100)
     check_group(files, room=2)
+    check_little_memory(files)
     check_slow_network(files)
     check_hanging(files)
     print("fine")
