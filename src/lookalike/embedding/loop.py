@@ -240,8 +240,13 @@ def _preparer(work: Work, encoder: Encoder, cache: VectorCache | None) -> Prepar
     """What reads and decodes: on the card where the encoder's identity says so, otherwise Pillow."""
     settings = work.settings
     reading = _reading(settings)
-    by_path = settings.verify == "quick" and not settings.root
-    lookup = CacheLookup(cache, work.filepaths, settings.max_pixels, by_path=by_path, max_bytes=settings.max_bytes)
+    lookup = CacheLookup(
+        cache,
+        work.filepaths,
+        settings.max_pixels,
+        by_path=trusts_paths(settings.verify, settings.root),
+        max_bytes=settings.max_bytes,
+    )
     threads = max(1, usable_cores() // work.devices)
     remote = any(is_remote(path, settings.root) for path in work.filepaths[:1])
     if remote:
@@ -253,6 +258,14 @@ def _preparer(work: Work, encoder: Encoder, cache: VectorCache | None) -> Prepar
         at_once = _REMOTE_THREADS if remote else 1
         return CardPreparer(alone, encoder, _decoding(settings), reading, settings.batch_size, lookup, at_once)
     return alone
+
+
+def trusts_paths(verify: str, root: str) -> bool:
+    """Whether path, size and time tell that a file is the cached one.
+
+    Below a root they do not: a path says where a file is only after its links are resolved.
+    """
+    return verify == "quick" and not root
 
 
 def cache_folder_of(settings: ImageEmbeddingsConfig) -> Path | None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from lookalike.config.schemas import RunConfig
 from lookalike.embedding.cache import count_cached, has_vectors
 from lookalike.embedding.images import check_embedding, embed_with
-from lookalike.embedding.loop import cache_folder_of
+from lookalike.embedding.loop import cache_folder_of, trusts_paths
 from lookalike.encoders.base import Encoder
 from lookalike.errors import ImagesFailed
 from lookalike.tables.image_table import Filepaths
@@ -158,9 +158,7 @@ def _cache_state(config: RunConfig, encoder: Encoder) -> CacheState:
 def _is_known_by_path(side: Side, config: RunConfig) -> bool:
     """Whether the cache, where there is one, would know the files of a side without reading them."""
     local = "://" not in side.first_paths(1)[0]
-    return (
-        local and config.verify == "quick" and not config.root and cache_folder_of(config.embedding("", "")) is not None
-    )
+    return local and trusts_paths(config.verify, config.root) and cache_folder_of(config.embedding("", "")) is not None
 
 
 def _count_cached(side: Side, config: RunConfig, encoder: Encoder) -> int:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from lookalike.config.schemas import RunConfig
 from lookalike.embedding.cache import Cached, Entry, VectorCache
-from lookalike.embedding.loop import cache_folder_of
+from lookalike.embedding.loop import cache_folder_of, trusts_paths
 from lookalike.embedding.prepare import CacheLookup, Group
 from lookalike.encoders.identity import PICTURES, EncoderIdentity, ModelIdentity, Numerics, Origin
 from lookalike.images.decode import DecodeSettings, decode
@@ -78,8 +78,6 @@ class Looks:
 
     def __init__(self, inputs: RunConfig) -> None:
         self._inputs, self._reading = inputs, Reading.of(vars(inputs))
-        # As for vectors: below a root, a path says where a file is only after its links are resolved.
-        self._by_path = inputs.verify == "quick" and not inputs.root
         self._cache: VectorCache | None = None
         self._new: deque[Entry] = deque()  # filled by threads
 
@@ -114,7 +112,7 @@ class Looks:
             cache,
             paths,
             self._reading.pixels.max_pixels,
-            by_path=self._by_path,
+            by_path=trusts_paths(self._inputs.verify, self._inputs.root),
             max_bytes=self._reading.files.max_bytes,
         )
 
